@@ -1,0 +1,332 @@
+"""Attempts: claiming a job under a lease and a fencing token, keeping it, and ending it."""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from core import events
+from core.database import Database
+from core.devices import Kinds, free_by_kind, offered, runnable
+from core.errors import LeaseLost
+from core.jobs import Job, as_job, move, moved, read_job, touch
+from core.states import ReasonCode, Status
+from core.tables import attempts, device_claims, jobs, workers
+
+CLAIM_PAGE = 50
+CLAIM_PAGES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job given to a worker, with the devices and the token it holds it by."""
+
+    job: Job
+    attempt: int
+    token: str
+    devices: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What callers have asked of a running job, told to its supervisor at each renewal of the lease."""
+
+    cancel: bool
+    force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How a lost attempt is tried again: after `first_seconds`, doubling, at most `longest_seconds`."""
+
+    first_seconds: float
+    longest_seconds: float
+
+    def delay(self, attempts_spent: int) -> timedelta:
+        """The wait after that many attempts."""
+        return timedelta(seconds=min(self.longest_seconds, self.first_seconds * 2 ** max(0, attempts_spent - 1)))
+
+
+class Attempts:
+    """The store of attempts. Each verb is one transaction; each write of an attempt carries its token."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(
+        self, worker_id: str, worker: str, lease_seconds: float, fits: Callable[[Sequence[str]], bool]
+    ) -> Claim | None:
+        """Give a worker the best queued job that its free devices and its catalogue can run, or nothing.
+
+        Best is by priority, then the project with the fewest running jobs, then age. Devices and job are taken in
+        one transaction; the worker's row is locked, so that its threads take devices one after the other.
+        """
+        with self._database.write() as connection:
+            announced = connection.execute(
+                select(workers.c.devices)
+                .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
+                .with_for_update()
+            ).scalar_one_or_none()
+            if announced is None:
+                return None
+            kinds = free_by_kind(announced, _taken(connection, worker_id))
+            if not any(kinds.values()):
+                return None
+            now = self._database.now(connection)
+            row = self._best(connection, kinds, now, fits)
+            if row is None:
+                return None
+            job = as_job(row)
+            devices = list(offered(kinds, job.accelerator)[: job.devices])
+            number, token = job.attempt + 1, secrets.token_hex(16)
+            values = {
+                "phase": "starting",
+                "attempt": number,
+                "attempts_spent": job.attempts_spent + 1,
+                "token": token,
+                "started_at": job.started_at or now,
+                "progress": None,
+            }
+            if not moved(connection, job.id, Status.RUNNING, **values):
+                return None
+            connection.execute(
+                insert(attempts).values(
+                    job_id=job.id,
+                    number=number,
+                    token=token,
+                    worker_id=worker_id,
+                    worker=worker,
+                    devices=devices,
+                    lease_expires_at=now + timedelta(seconds=lease_seconds),
+                    started_at=now,
+                    resume="restart" if number > 1 else None,
+                    spool_offset=0,
+                )
+            )
+            connection.execute(
+                insert(device_claims),
+                [{"worker_id": worker_id, "device": d, "job_id": job.id, "attempt": number} for d in devices],
+            )
+            events.append(connection, job.id, "claimed", now, attempt=number, worker=worker, devices=devices)
+            return Claim(job=read_job(connection, job.id), attempt=number, token=token, devices=devices)
+
+    def claimable(self, worker_id: str, older_than_seconds: float) -> bool:
+        """Whether a job that fits this worker's devices has waited for so long that its doorbell may be lost."""
+        with self._database.read() as connection:
+            announced = connection.execute(
+                select(workers.c.devices).where(workers.c.id == worker_id)
+            ).scalar_one_or_none()
+            kinds = free_by_kind(announced or [], _taken(connection, worker_id))
+            if not any(kinds.values()):
+                return False
+            cutoff = self._database.now(connection) - timedelta(seconds=older_than_seconds)
+            query = select(jobs.c.id).where(
+                jobs.c.status == Status.QUEUED, jobs.c.available_at <= cutoff, runnable(kinds)
+            )
+            return connection.execute(query.limit(1)).first() is not None
+
+    def renew(self, job_id: str, token: str, lease_seconds: float) -> Orders:
+        """Keep an attempt alive, and learn what was asked of its job. Raises `LeaseLost`."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            renewed = connection.execute(
+                update(attempts)
+                .where(attempts.c.job_id == job_id, attempts.c.token == token, attempts.c.ended_at.is_(None))
+                .values(lease_expires_at=now + timedelta(seconds=lease_seconds))
+            ).rowcount
+            if not renewed:
+                raise LeaseLost(f"{job_id}: the lease of this attempt has passed to another")
+            row = connection.execute(
+                select(jobs.c.cancel_requested_at, jobs.c.cancel_forced).where(jobs.c.id == job_id)
+            ).one()
+            return Orders(cancel=row.cancel_requested_at is not None, force=row.cancel_forced)
+
+    def note(
+        self, job_id: str, token: str, happened: Sequence[tuple[str, datetime, Mapping[str, Any]]] = (), **values: Any
+    ) -> None:
+        """Record what a running attempt reports: events, and the phase, progress or metrics of its job.
+
+        Raises `LeaseLost`.
+        """
+        with self._database.write() as connection:
+            self.note_in(connection, job_id, token, happened, **values)
+
+    def note_in(
+        self,
+        connection: Connection,
+        job_id: str,
+        token: str,
+        happened: Sequence[tuple[str, datetime, Mapping[str, Any]]] = (),
+        **values: Any,
+    ) -> None:
+        """As `note`, inside a transaction that writes more under the same token."""
+        touch(connection, job_id, token=token, **values)
+        for event_type, at, data in happened:
+            events.append(connection, job_id, event_type, at, **data)
+
+    def finish(
+        self, job_id: str, token: str, status: Status, reason: Mapping[str, Any] | None = None, **data: Any
+    ) -> None:
+        """End a job with its running attempt. Raises `LeaseLost`."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            _end_attempt(connection, job_id, token, str(status), now)
+            told = dict(data) | ({"reason": {k: v for k, v in reason.items() if k != "traceback"}} if reason else {})
+            move(
+                connection,
+                job_id,
+                status,
+                str(status),
+                now,
+                data=told,
+                guard=token,
+                reason=dict(reason) if reason else None,
+                phase=None,
+                token=None,
+                finished_at=now,
+            )
+
+    def lose(self, job_id: str, token: str, code: ReasonCode, message: str, retry: Retry) -> Status:
+        """End a running attempt that did not fail by its own fault, and requeue its job unless its attempts are spent.
+
+        Returns where the job went. Raises `LeaseLost`.
+        """
+        with self._database.write() as connection:
+            return _lose(connection, job_id, token, code, message, retry, self._database.now(connection))
+
+    def expire(self, retry: Retry, limit: int = 100) -> Sequence[tuple[str, Status]]:
+        """Requeue the jobs of attempts whose lease has run out. Any process may call it, as often as it likes."""
+        moved: list[tuple[str, Status]] = []
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+            late = connection.execute(
+                select(attempts.c.job_id, attempts.c.token, attempts.c.worker)
+                .where(attempts.c.ended_at.is_(None), attempts.c.lease_expires_at < now)
+                .limit(limit)
+            ).all()
+        for row in late:
+            with self._database.write() as connection:
+                now = self._database.now(connection)
+                still = connection.execute(
+                    select(attempts.c.job_id)
+                    .where(
+                        attempts.c.job_id == row.job_id,
+                        attempts.c.token == row.token,
+                        attempts.c.ended_at.is_(None),
+                        attempts.c.lease_expires_at < now,
+                    )
+                    .with_for_update()
+                ).first()
+                if still is None:
+                    continue
+                message = f"worker {row.worker} went silent: its lease ran out"
+                status = _lose(connection, row.job_id, row.token, ReasonCode.WORKER_LOST, message, retry, now)
+                moved.append((row.job_id, status))
+        return moved
+
+    def live_tokens(self, worker_id: str) -> dict[str, str]:
+        """Token of each live attempt of a worker, by job id."""
+        query = select(attempts.c.job_id, attempts.c.token).where(
+            attempts.c.worker_id == worker_id, attempts.c.ended_at.is_(None)
+        )
+        with self._database.read() as connection:
+            return {row.job_id: row.token for row in connection.execute(query)}
+
+    def _best(self, connection: Connection, kinds: Kinds, now: datetime, fits: Callable[[Sequence[str]], bool]) -> Any:
+        running = (
+            select(jobs.c.project_id, func.count().label("running"))
+            .where(jobs.c.status == Status.RUNNING)
+            .group_by(jobs.c.project_id)
+            .subquery()
+        )
+        share = func.coalesce(running.c.running, 0)
+        query = (
+            select(jobs)
+            .outerjoin(running, running.c.project_id == jobs.c.project_id)
+            .where(jobs.c.status == Status.QUEUED, jobs.c.available_at <= now, runnable(kinds))
+            .order_by(jobs.c.priority.desc(), share, jobs.c.id)
+            .with_for_update(of=jobs, skip_locked=True)
+        )
+        for page in range(CLAIM_PAGES):
+            # One row is enough nearly always; the next pages serve a queue whose head this worker's catalogue lacks.
+            size = 1 if page == 0 else CLAIM_PAGE
+            start = 0 if page == 0 else 1 + (page - 1) * CLAIM_PAGE
+            rows = connection.execute(query.limit(size).offset(start)).all()
+            for row in rows:
+                if fits(row.class_paths):
+                    return row
+            if len(rows) < size:
+                return None
+        return None
+
+
+def _lose(
+    connection: Connection, job_id: str, token: str, code: ReasonCode, message: str, retry: Retry, now: datetime
+) -> Status:
+    _end_attempt(connection, job_id, token, str(code), now)
+    job = read_job(connection, job_id)
+    events_data = {"attempt": job.attempt, "reason": {"code": code, "message": message}}
+    touch(connection, job_id, token=token)
+    events.append(connection, job_id, "attempt_lost", now, **events_data)
+    cleared = {"phase": None, "token": None}
+    if job.cancel_requested_at is not None:
+        reason = {"code": ReasonCode.CANCELLED_BY_USER, "message": f"cancelled by request; {message}"}
+        move(
+            connection,
+            job_id,
+            Status.CANCELLED,
+            "cancelled",
+            now,
+            guard=token,
+            reason=reason,
+            finished_at=now,
+            **cleared,
+        )
+        return Status.CANCELLED
+    if job.attempts_spent >= job.max_attempts:
+        last = f"all {job.max_attempts} attempts are spent; the last: {message}"
+        reason = {"code": ReasonCode.MAX_ATTEMPTS, "message": last}
+        data = {"reason": reason}
+        move(
+            connection,
+            job_id,
+            Status.FAILED,
+            "failed",
+            now,
+            data=data,
+            guard=token,
+            reason=reason,
+            finished_at=now,
+            **cleared,
+        )
+        return Status.FAILED
+    available_at = now + retry.delay(job.attempts_spent)
+    data = {"available_at": available_at.isoformat()}
+    move(
+        connection, job_id, Status.QUEUED, "requeued", now, data=data, guard=token, available_at=available_at, **cleared
+    )
+    return Status.QUEUED
+
+
+def _end_attempt(connection: Connection, job_id: str, token: str, outcome: str, now: datetime) -> None:
+    row = connection.execute(
+        update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.token == token, attempts.c.ended_at.is_(None))
+        .values(ended_at=now, outcome=outcome)
+        .returning(attempts.c.number, attempts.c.started_at)
+    ).one_or_none()
+    if row is None:
+        raise LeaseLost(f"{job_id}: this attempt has already ended")
+    connection.execute(
+        delete(device_claims).where(device_claims.c.job_id == job_id, device_claims.c.attempt == row.number)
+    )
+    seconds = max(0.0, (now - row.started_at).total_seconds())
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(seconds_spent=jobs.c.seconds_spent + seconds))
+
+
+def _taken(connection: Connection, worker_id: str) -> set[str]:
+    query = select(device_claims.c.device).where(device_claims.c.worker_id == worker_id)
+    return set(connection.execute(query).scalars())

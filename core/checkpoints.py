@@ -1,0 +1,212 @@
+"""Checkpoints and artifacts: rows for files that are whole in the object store before the row exists."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, delete, insert, select, update
+
+from core import events
+from core.database import Database
+from core.errors import Conflict, NotFound
+from core.jobs import touch
+from core.storage import Store
+from core.tables import artifacts, checkpoints, jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that can be downloaded. `step` is Lightning's `global_step`."""
+
+    id: str
+    job_id: str
+    attempt: int
+    kind: str
+    name: str
+    step: int
+    epoch: int
+    metrics: dict[str, Any]
+    size_bytes: int
+    sha256: str
+    storage_key: str
+    pinned: bool
+    created_at: datetime
+    is_best: bool = False
+    is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Another file that a run left."""
+
+    id: str
+    job_id: str
+    attempt: int
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    storage_key: str
+    created_at: datetime
+
+
+class Checkpoints:
+    """The store of checkpoints' rows; the files are the object store's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def publish(self, token: str, new: Checkpoint) -> Sequence[Checkpoint]:
+        """Make an uploaded file visible, under the attempt's token; `new.is_best` and `new.is_last` say its part.
+
+        A file of the same name is replaced: the rows it replaces are returned, and gone, so that their files can go.
+        Raises `LeaseLost`.
+        """
+        with self._database.write() as connection:
+            pointers: dict[str, Any] = {"last_checkpoint_id": new.id} if new.is_last else {}
+            if new.is_best:
+                pointers["best_checkpoint_id"] = new.id
+            touch(connection, new.job_id, token=token, **pointers)
+            same = select(checkpoints).where(
+                checkpoints.c.job_id == new.job_id, checkpoints.c.name == new.name, checkpoints.c.pinned.is_(False)
+            )
+            replaced = [Checkpoint(**row._mapping) for row in connection.execute(same)]
+            connection.execute(delete(checkpoints).where(checkpoints.c.id.in_([old.id for old in replaced])))
+            connection.execute(
+                insert(checkpoints).values(
+                    id=new.id,
+                    job_id=new.job_id,
+                    attempt=new.attempt,
+                    kind=new.kind,
+                    name=new.name,
+                    step=new.step,
+                    epoch=new.epoch,
+                    metrics=new.metrics,
+                    size_bytes=new.size_bytes,
+                    sha256=new.sha256,
+                    storage_key=new.storage_key,
+                    pinned=new.pinned,
+                    created_at=new.created_at,
+                )
+            )
+            events.append(
+                connection,
+                new.job_id,
+                "checkpoint_saved",
+                checkpoint_id=new.id,
+                name=new.name,
+                kind=new.kind,
+                step=new.step,
+                epoch=new.epoch,
+                sha256=new.sha256,
+                size_bytes=new.size_bytes,
+            )
+        return replaced
+
+    def point(self, job_id: str, token: str, *, best: str | None, last: str | None) -> None:
+        """Say which checkpoint is the best and which the last. Raises `LeaseLost`."""
+        with self._database.write() as connection:
+            touch(connection, job_id, token=token, best_checkpoint_id=best, last_checkpoint_id=last)
+
+    def named(self, job_id: str, name: str) -> Sequence[Checkpoint]:
+        """The checkpoints of a job that bear a file's name, newest last."""
+        return self._all(select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.name == name))
+
+    def page(
+        self, project_id: str, job_id: str, *, after_id: str | None = None, limit: int = 20
+    ) -> Sequence[Checkpoint]:
+        """Up to `limit` checkpoints of a job, newest first."""
+        query = (
+            _visible(project_id).where(checkpoints.c.job_id == job_id).order_by(checkpoints.c.id.desc()).limit(limit)
+        )
+        return self._all(query.where(checkpoints.c.id < after_id) if after_id else query)
+
+    def get(self, project_id: str, checkpoint_id: str) -> Checkpoint:
+        """One checkpoint. Raises `NotFound`."""
+        found = self._all(_visible(project_id).where(checkpoints.c.id == checkpoint_id))
+        if not found:
+            raise NotFound(f"There is no checkpoint {checkpoint_id!r} here.", code="checkpoint_not_found")
+        return found[0]
+
+    def pin(self, project_id: str, checkpoint_id: str, *, pinned: bool) -> Checkpoint:
+        """Keep a checkpoint whatever its run decides, or let it go its way again."""
+        checkpoint = self.get(project_id, checkpoint_id)
+        with self._database.write() as connection:
+            touch(connection, checkpoint.job_id)
+            connection.execute(update(checkpoints).where(checkpoints.c.id == checkpoint_id).values(pinned=pinned))
+        return self.get(project_id, checkpoint_id)
+
+    def delete(self, project_id: str, checkpoint_id: str, store: Store) -> None:
+        """Delete a checkpoint: the file first, the row last. Raises `Conflict` for a pinned one."""
+        checkpoint = self.get(project_id, checkpoint_id)
+        if checkpoint.pinned:
+            raise Conflict(f"{checkpoint_id} is pinned: unpin it first.", code="checkpoint_pinned")
+        self.forget(checkpoint, store)
+
+    def forget(self, checkpoint: Checkpoint, store: Store) -> None:
+        """Remove a checkpoint's file, then its row, and the job's pointers to it."""
+        store.delete(checkpoint.storage_key)
+        with self._database.write() as connection:
+            connection.execute(delete(checkpoints).where(checkpoints.c.id == checkpoint.id))
+            for column in (jobs.c.best_checkpoint_id, jobs.c.last_checkpoint_id):
+                connection.execute(
+                    update(jobs)
+                    .where(jobs.c.id == checkpoint.job_id, column == checkpoint.id)
+                    .values({column.name: None, "version": jobs.c.version + 1})
+                )
+
+    def _all(self, query: Select[Any]) -> Sequence[Checkpoint]:
+        with self._database.read() as connection:
+            return [_as_checkpoint(row) for row in connection.execute(query)]
+
+
+class Artifacts:
+    """The store of artifacts' rows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def publish(self, token: str, new: Artifact) -> None:
+        """Make an uploaded file visible under its name; one of the same name is replaced. Raises `LeaseLost`."""
+        with self._database.write() as connection:
+            touch(connection, new.job_id, token=token)
+            connection.execute(delete(artifacts).where(artifacts.c.job_id == new.job_id, artifacts.c.name == new.name))
+            connection.execute(insert(artifacts).values({c.name: getattr(new, c.name) for c in artifacts.c}))
+
+    def page(self, job_id: str, *, after_name: str | None = None, limit: int = 20) -> Sequence[Artifact]:
+        """Up to `limit` artifacts of a job, by name."""
+        query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.name).limit(limit)
+        if after_name is not None:
+            query = query.where(artifacts.c.name > after_name)
+        with self._database.read() as connection:
+            return [Artifact(**row._mapping) for row in connection.execute(query)]
+
+    def get(self, job_id: str, name: str) -> Artifact:
+        """One artifact by name. Raises `NotFound`."""
+        query = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == name)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(f"{job_id} has no artifact named {name!r}.", code="artifact_not_found")
+        return Artifact(**row._mapping)
+
+
+def _visible(project_id: str) -> Select[Any]:
+    """A job's pointers say which of its checkpoints is best and last."""
+    return (
+        select(
+            checkpoints,
+            (jobs.c.best_checkpoint_id == checkpoints.c.id).label("is_best"),
+            (jobs.c.last_checkpoint_id == checkpoints.c.id).label("is_last"),
+        )
+        .join(jobs, jobs.c.id == checkpoints.c.job_id)
+        .where(jobs.c.project_id == project_id)
+    )
+
+
+def _as_checkpoint(row: Row[Any]) -> Checkpoint:
+    values = dict(row._mapping)
+    for flag in ("is_best", "is_last"):
+        values[flag] = bool(values.get(flag))
+    return Checkpoint(**values)

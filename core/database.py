@@ -1,0 +1,189 @@
+"""The database: connections, transactions, time and migrations. A store verb is one transaction opened here."""
+
+import argparse
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
+
+from core.settings import Settings, settings
+
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+
+
+class Database:
+    """One database, SQLite or PostgreSQL, used from threads.
+
+    Writing transactions on SQLite begin IMMEDIATE: one that reads first and writes later would otherwise fail at
+    once when another process wrote in between.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10, timeout_seconds: float = 15.0) -> None:
+        self.engine = _engine(url, pool_size, timeout_seconds)
+        self._writing = self.engine.execution_options(writes=True)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+
+    @classmethod
+    def of(cls, config: Settings) -> "Database":
+        """The database that the settings name; makes the home folder where it is to lie in it."""
+        if config.database.startswith("sqlite"):
+            private_folder(config.home)
+        return cls(
+            config.database,
+            pool_size=config.database_pool_size,
+            timeout_seconds=config.database_timeout_seconds,
+        )
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that may write: commits at the end, rolls back on any error."""
+        with self._writing.begin() as connection:
+            yield connection
+
+    def now(self, connection: Connection) -> datetime:
+        """The database's time, by which leases run, so that no machine's own clock decides who has lost one."""
+        if self.is_sqlite:
+            return datetime.now(UTC)
+        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return moment
+
+    def insert(self, table: Any) -> Any:
+        """An INSERT that knows `ON CONFLICT`, in this database's dialect."""
+        if self.is_sqlite:
+            from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+            return sqlite_insert(table)
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        return postgresql_insert(table)
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only its owner can enter; one that exists is left as it is."""
+    if not path.exists():
+        path.mkdir(mode=stat.S_IRWXU, parents=True, exist_ok=True)
+    return path
+
+
+def upgrade(database: Database, revision: str = "head") -> None:
+    """Bring the schema to a revision, forwards."""
+    command.upgrade(alembic_config(database), revision)
+
+
+def downgrade(database: Database, revision: str) -> None:
+    """Bring the schema back to a revision."""
+    command.downgrade(alembic_config(database), revision)
+
+
+def alembic_config(database: Database) -> Config:
+    """Alembic's configuration for a database, without an ini file."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["engine"] = database.engine
+    return config
+
+
+def wait_for(database: Database, deadline_seconds: float = 60.0) -> None:
+    """Return once the database answers.
+
+    Raises the last `OperationalError` when it does not within the deadline.
+    """
+    deadline = time.monotonic() + deadline_seconds
+    while True:
+        try:
+            with database.read() as connection:
+                connection.execute(select(1))
+        except OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _engine(url: str, pool_size: int, timeout_seconds: float) -> Engine:
+    codec: dict[str, Any] = {
+        "json_serializer": lambda value: orjson.dumps(value).decode(),
+        "json_deserializer": orjson.loads,
+    }
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=timeout_seconds,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": max(2, int(timeout_seconds)),
+                "options": f"-c statement_timeout={int(timeout_seconds * 1000)} -c timezone=UTC",
+            },
+            **codec,
+        )
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=timeout_seconds,
+        connect_args={"timeout": timeout_seconds, "check_same_thread": False},
+        **codec,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: DBAPIConnection, _record: object) -> None:
+        connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "journal_size_limit=67108864"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def main() -> None:
+    """`python -m core.database upgrade`: migrate, and make the project and the first key where there are none."""
+    from core.security import first_start
+
+    parser = argparse.ArgumentParser(prog="python -m core.database", description=main.__doc__)
+    parser.add_argument("action", choices=["upgrade", "downgrade"])
+    parser.add_argument("revision", nargs="?")
+    arguments = parser.parse_args()
+    database = Database.of(settings())
+    wait_for(database)
+    if arguments.action == "downgrade":
+        if not arguments.revision:
+            parser.error("downgrade needs the revision to go back to (`base` is the empty database)")
+        downgrade(database, arguments.revision)
+    else:
+        upgrade(database, arguments.revision or "head")
+        if not arguments.revision:
+            first_start(database, settings().key_path)
+    database.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""Jobs and their attempts: the one door through which a job's state moves, with its event in the same transaction."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from core import events
+from core.database import Database
+from core.errors import Conflict, LeaseLost, NotFound, PreconditionFailed
+from core.ids import new_id
+from core.states import FINAL, ReasonCode, Status, allowed_actions, sources
+from core.tables import attempts, job_labels, jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at running a job, on one worker, under one fencing token."""
+
+    job_id: str
+    number: int
+    token: str
+    worker_id: str
+    worker: str
+    devices: list[str]
+    lease_expires_at: datetime
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    resume: str | None
+    resumed_from: str | None
+    steps_lost: int | None
+    spool_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it stands; `attempts_list` is empty where the verb did not ask for them."""
+
+    id: str
+    project_id: str
+    parent_id: str | None
+    name: str | None
+    labels: dict[str, str]
+    subcommand: str
+    config: dict[str, Any]
+    class_paths: list[str]
+    accelerator: str
+    devices: int
+    priority: int
+    max_seconds: float
+    max_attempts: int
+    max_memory_bytes: int | None
+    status: Status
+    phase: str | None
+    reason: dict[str, Any] | None
+    progress: dict[str, Any] | None
+    metrics: dict[str, Any]
+    attempt: int
+    attempts_spent: int
+    token: str | None
+    seconds_spent: float
+    best_checkpoint_id: str | None
+    last_checkpoint_id: str | None
+    cancel_requested_at: datetime | None
+    cancel_forced: bool
+    version: int
+    available_at: datetime
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts_list: tuple[Attempt, ...] = ()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can move it any more."""
+        return self.status in FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """What a submission asks for, already validated. Times in seconds, memory in bytes."""
+
+    config: dict[str, Any]
+    class_paths: Sequence[str]
+    accelerator: str
+    devices: int
+    max_seconds: float
+    max_attempts: int
+    max_memory_bytes: int | None = None
+    name: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    subcommand: str = "fit"
+    priority: int = 0
+    parent_id: str | None = None
+
+
+class Jobs:
+    """The store of jobs. Each verb is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # What callers ask
+
+    def create(self, connection: Connection, project_id: str, new: NewJob) -> Job:
+        """Put a job in the queue, inside the caller's transaction, which may keep the answer for its key."""
+        now = self._database.now(connection)
+        job_id = new_id("job")
+        connection.execute(
+            insert(jobs).values(
+                id=job_id,
+                project_id=project_id,
+                parent_id=new.parent_id,
+                name=new.name,
+                labels=dict(new.labels),
+                subcommand=new.subcommand,
+                config=new.config,
+                class_paths=sorted(new.class_paths),
+                accelerator=new.accelerator,
+                devices=new.devices,
+                priority=new.priority,
+                max_seconds=new.max_seconds,
+                max_attempts=new.max_attempts,
+                max_memory_bytes=new.max_memory_bytes,
+                status=Status.QUEUED,
+                metrics={},
+                attempt=0,
+                attempts_spent=0,
+                seconds_spent=0.0,
+                cancel_forced=False,
+                version=1,
+                available_at=now,
+                created_at=now,
+            )
+        )
+        self._set_labels(connection, job_id, new.labels)
+        events.append(connection, job_id, "created", now, **({"parent_id": new.parent_id} if new.parent_id else {}))
+        return read_job(connection, job_id)
+
+    def get(self, project_id: str, job_id: str) -> Job:
+        """The job with its attempts. Raises `NotFound`, also for another project's."""
+        with self._database.read() as connection:
+            return self._own(connection, project_id, job_id)
+
+    def page(
+        self,
+        project_id: str,
+        *,
+        statuses: Sequence[str] = (),
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        oldest_first: bool = False,
+        after_id: str | None = None,
+        limit: int = 20,
+    ) -> Sequence[Job]:
+        """Up to `limit` jobs of a project, newest first unless asked otherwise, from behind `after_id` on."""
+        query = select(jobs).where(jobs.c.project_id == project_id)
+        if statuses:
+            query = query.where(jobs.c.status.in_(statuses))
+        if name is not None:
+            query = query.where(jobs.c.name == name)
+        for key, value in (labels or {}).items():
+            label = select(job_labels.c.job_id).where(job_labels.c.key == key, job_labels.c.value == value)
+            query = query.where(jobs.c.id.in_(label))
+        if after_id is not None:
+            query = query.where(jobs.c.id > after_id if oldest_first else jobs.c.id < after_id)
+        query = query.order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+            tries = attempts_of(connection, [row.id for row in rows])
+        return [as_job(row, tries.get(row.id, ())) for row in rows]
+
+    def versions(self, job_ids: Sequence[str]) -> dict[str, int]:
+        """The version of each job that exists: what a watcher compares."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(job_ids)))
+            return {row.id: row.version for row in rows}
+
+    def cancel(self, project_id: str, job_id: str, *, force: bool = False) -> Job:
+        """Cancel a job: at once when it is queued, by request to its worker when it runs.
+
+        Asking again changes nothing, but `force` may follow a request without it. Raises `Conflict` for a job that
+        has ended otherwise.
+        """
+        with self._database.write() as connection:
+            job = self._own(connection, project_id, job_id, lock=True)
+            now = self._database.now(connection)
+            if job.status in (Status.SUCCEEDED, Status.FAILED):
+                raise invalid_transition(job, "cancel")
+            if job.status in (Status.QUEUED, Status.PAUSED):
+                reason = {"code": ReasonCode.CANCELLED_BY_USER, "message": "cancelled before it ran"}
+                move(connection, job.id, Status.CANCELLED, "cancelled", now, reason=reason, finished_at=now)
+            elif job.status is Status.RUNNING and (
+                job.cancel_requested_at is None or (force and not job.cancel_forced)
+            ):
+                touch(
+                    connection,
+                    job.id,
+                    cancel_requested_at=job.cancel_requested_at or now,
+                    cancel_forced=force or job.cancel_forced,
+                )
+                events.append(connection, job.id, "cancel_requested", now, force=force)
+            return self._own(connection, project_id, job_id)
+
+    def patch(self, project_id: str, job_id: str, expected_version: int | None, changes: Mapping[str, Any]) -> Job:
+        """Change name, labels, priority or limits.
+
+        Raises `PreconditionFailed` unless the version is still the expected one (None: whichever it is).
+        """
+        with self._database.write() as connection:
+            job = self._own(connection, project_id, job_id, lock=True)
+            if expected_version is not None and job.version != expected_version:
+                raise PreconditionFailed(
+                    f"{job_id} has changed since: it is at version {job.version}, If-Match named {expected_version}. "
+                    "Read it again, then repeat the change."
+                )
+            if changes:
+                touch(connection, job_id, **changes)
+                if "labels" in changes:
+                    connection.execute(delete(job_labels).where(job_labels.c.job_id == job_id))
+                    self._set_labels(connection, job_id, changes["labels"])
+                events.append(connection, job_id, "updated", fields=sorted(changes))
+            return self._own(connection, project_id, job_id)
+
+    def delete(self, project_id: str, job_id: str, remove_files: Callable[[str], None]) -> None:
+        """Forget a job that has ended: its files first, its rows last, so that a crash between leaks nothing."""
+        job = self.get(project_id, job_id)
+        if not job.is_final:
+            raise invalid_transition(job, "delete")
+        remove_files(job_id)
+        with self._database.write() as connection:
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
+
+    # Parts of the above
+
+    def _own(self, connection: Connection, project_id: str, job_id: str, *, lock: bool = False) -> Job:
+        query = select(jobs).where(jobs.c.id == job_id, jobs.c.project_id == project_id)
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+        if row is None:
+            raise NotFound(f"There is no job {job_id!r} here.", code="job_not_found")
+        return as_job(row, attempts_of(connection, [job_id]).get(job_id, ()))
+
+    def _set_labels(self, connection: Connection, job_id: str, labels: Mapping[str, str]) -> None:
+        if labels:
+            connection.execute(
+                insert(job_labels), [{"job_id": job_id, "key": key, "value": value} for key, value in labels.items()]
+            )
+
+
+def invalid_transition(job: Job, action: str) -> Conflict:
+    """The refusal of an action that a job's status does not allow."""
+    return Conflict(
+        f"{job.id} is {job.status}: it cannot {action}.",
+        code="invalid_transition",
+        status=str(job.status),
+        allowed_actions=list(allowed_actions(job.status)),
+    )
+
+
+def move(
+    connection: Connection,
+    job_id: str,
+    target: Status,
+    event_type: str,
+    at: datetime,
+    *,
+    data: Mapping[str, Any] | None = None,
+    guard: str | None = None,
+    **values: Any,
+) -> None:
+    """Move a job to a status, with the event that says so; raises `LeaseLost` where the guards forbid it."""
+    if not moved(connection, job_id, target, guard=guard, **values):
+        raise LeaseLost(f"{job_id} cannot become {target} any more")
+    events.append(connection, job_id, event_type, at, **(data or {}))
+
+
+def moved(connection: Connection, job_id: str, target: Status, *, guard: str | None = None, **values: Any) -> bool:
+    """The guarded UPDATE: the status moves only from where the table of states lets it."""
+    statement = update(jobs).where(jobs.c.id == job_id, jobs.c.status.in_(sources(target)))
+    if guard is not None:
+        statement = statement.where(jobs.c.token == guard)
+    done = connection.execute(statement.values(status=target, version=jobs.c.version + 1, **values))
+    return bool(done.rowcount)
+
+
+def touch(connection: Connection, job_id: str, *, token: str | None = None, **values: Any) -> None:
+    """Change what does not move a status; under a token only while it holds the job. Raises `LeaseLost`."""
+    statement = update(jobs).where(jobs.c.id == job_id)
+    if token is not None:
+        statement = statement.where(jobs.c.token == token)
+    if not connection.execute(statement.values(version=jobs.c.version + 1, **values)).rowcount:
+        raise LeaseLost(f"{job_id}: this attempt no longer holds the job")
+
+
+def read_job(connection: Connection, job_id: str) -> Job:
+    """The job with its attempts, inside a transaction."""
+    return as_job(
+        connection.execute(select(jobs).where(jobs.c.id == job_id)).one(),
+        attempts_of(connection, [job_id]).get(job_id, ()),
+    )
+
+
+def attempts_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[Attempt, ...]]:
+    """The attempts of some jobs, by job id, oldest first."""
+    found: dict[str, tuple[Attempt, ...]] = {}
+    query = select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.job_id, attempts.c.number)
+    for row in connection.execute(query):
+        found[row.job_id] = (*found.get(row.job_id, ()), Attempt(**row._mapping))
+    return found
+
+
+def as_job(row: Any, tries: tuple[Attempt, ...] = ()) -> Job:
+    """A row as what the stores hand out."""
+    values = dict(row._mapping)
+    values["status"] = Status(values["status"])
+    return Job(**values, attempts_list=tries)

@@ -1,0 +1,294 @@
+"""The tables, for SQLite and PostgreSQL alike. Rows become frozen dataclasses in the stores; no table leaves `core`."""
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment in UTC: `timestamptz` on PostgreSQL, text on SQLite, an aware datetime in Python on both."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """SQLite has no time zones: it gets UTC, said nowhere."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """An aware datetime in UTC, whatever the driver gave."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Real(TypeDecorator[float]):
+    """A double. SQLite keeps NaN as NULL, so both databases do; reading gives NaN back."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
+        """NaN goes in as NULL."""
+        return None if value is None or math.isnan(value) else value
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], float]:
+        """NULL comes out as NaN."""
+        return lambda value: float("nan") if value is None else float(value)
+
+
+Serial = BigInteger().with_variant(Integer, "sqlite")
+Id = String(40)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("created_at", Instant, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),  # sha256 of the key; the key itself is kept nowhere
+    Column("created_at", Instant, nullable=False),
+    Column("revoked_at", Instant),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("api_key_id", Id, ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("request_digest", String(64), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("location", String(300), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False, index=True),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("project_id", Id, ForeignKey("projects.id"), nullable=False),
+    Column("parent_id", Id),
+    Column("name", String(200)),
+    Column("labels", JSON, nullable=False),
+    Column("subcommand", String(20), nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("class_paths", JSON, nullable=False),  # what a worker's catalogue must have to run it
+    Column("accelerator", String(20), nullable=False),
+    Column("devices", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("max_seconds", Double, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("max_memory_bytes", BigInteger),
+    Column("status", String(20), nullable=False),
+    Column("phase", String(20)),
+    Column("reason", JSON(none_as_null=True)),
+    Column("progress", JSON(none_as_null=True)),
+    Column("metrics", JSON, nullable=False),  # newest value of each name
+    Column("attempt", Integer, nullable=False),
+    Column("attempts_spent", Integer, nullable=False),  # those that count against max_attempts
+    Column("token", String(64)),  # fencing token of the live attempt
+    Column("seconds_spent", Double, nullable=False),  # running time of ended attempts, against max_seconds
+    Column("best_checkpoint_id", Id),
+    Column("last_checkpoint_id", Id),
+    Column("cancel_requested_at", Instant),
+    Column("cancel_forced", Boolean, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("available_at", Instant, nullable=False),  # not claimed before, by backoff
+    Column("created_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("finished_at", Instant),
+    Index("ix_jobs_project_id", "project_id", "id"),
+    Index("ix_jobs_project_status", "project_id", "status", "id"),
+    Index("ix_jobs_queue", "status", text("priority DESC"), "id"),
+)
+
+job_labels = Table(
+    "job_labels",
+    metadata,
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(63), primary_key=True),
+    Column("value", String(255), nullable=False),
+    Index("ix_job_labels_key_value", "key", "value", "job_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("token", String(64), nullable=False, unique=True),
+    Column("worker_id", Id, nullable=False),
+    Column("worker", String(255), nullable=False),
+    Column("devices", JSON, nullable=False),
+    Column("lease_expires_at", Instant, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("ended_at", Instant),
+    Column("outcome", String(20)),
+    Column("resume", String(20)),
+    Column("resumed_from", Id),
+    Column("steps_lost", Integer),
+    Column("spool_offset", BigInteger, nullable=False),  # how much of the trainer's spool is in the database
+    # That no job ever has two live attempts is held by the database itself.
+    Index(
+        "uq_attempts_live",
+        "job_id",
+        unique=True,
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+    Index(
+        "ix_attempts_lease",
+        "lease_expires_at",
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+)
+
+device_claims = Table(
+    "device_claims",
+    metadata,
+    Column("worker_id", Id, primary_key=True),
+    Column("device", String(40), primary_key=True),  # its primary key is why two jobs never share a device
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("attempt", Integer, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("type", String(40), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("data", JSON, nullable=False),
+    Index("ix_events_job_id", "job_id", "id"),
+    sqlite_autoincrement=True,  # ids are never used twice
+)
+
+metric_series = Table(
+    "metric_series",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String(255), nullable=False),
+    UniqueConstraint("job_id", "name"),
+)
+
+metric_points = Table(
+    "metric_points",
+    metadata,
+    Column("series_id", Serial, ForeignKey("metric_series.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("epoch", Integer),
+    Column("value", Real),
+    Column("at", Instant, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+log_chunks = Table(
+    "log_chunks",
+    metadata,
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("length", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("storage_key", String(500), nullable=False),
+    Column("pinned", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("ix_checkpoints_job_id", "job_id", "id"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("name", String(500), nullable=False),
+    Column("media_type", String(100), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("storage_key", String(700), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("job_id", "name"),
+)
+
+catalogs = Table(
+    "catalogs",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("body", Text, nullable=False),
+    Column("announced_at", Instant, nullable=False),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("devices", JSON, nullable=False),
+    Column("versions", JSON, nullable=False),
+    Column("catalog_digest", String(64)),
+    Column("started_at", Instant, nullable=False),
+    Column("heartbeat_at", Instant, nullable=False, index=True),
+    Column("stopped_at", Instant),
+)
