@@ -82,7 +82,7 @@ class Attempts:
             job = as_job(row)
             devices = list(offered(kinds, job.accelerator)[: job.devices])
             number, token = job.attempt + 1, secrets.token_hex(16)
-            values = {
+            values: dict[str, Any] = {
                 "phase": "starting",
                 "attempt": number,
                 "attempts_spent": job.attempts_spent + 1,
@@ -139,33 +139,37 @@ class Attempts:
             ).rowcount
             if not renewed:
                 raise LeaseLost(f"{job_id}: the lease of this attempt has passed to another")
-            row = connection.execute(
-                select(jobs.c.cancel_requested_at, jobs.c.cancel_forced).where(jobs.c.id == job_id)
-            ).one()
-            return Orders(cancel=row.cancel_requested_at is not None, force=row.cancel_forced)
+            return _orders(connection, job_id, token)
+
+    def orders(self, job_id: str, token: str) -> Orders:
+        """What callers have asked of a running job. Raises `LeaseLost`."""
+        with self._database.read() as connection:
+            return _orders(connection, job_id, token)
 
     def note(
-        self, job_id: str, token: str, happened: Sequence[tuple[str, datetime, Mapping[str, Any]]] = (), **values: Any
-    ) -> None:
-        """Record what a running attempt reports: events, and the phase, progress or metrics of its job.
-
-        Raises `LeaseLost`.
-        """
-        with self._database.write() as connection:
-            self.note_in(connection, job_id, token, happened, **values)
-
-    def note_in(
         self,
         connection: Connection,
         job_id: str,
         token: str,
         happened: Sequence[tuple[str, datetime, Mapping[str, Any]]] = (),
+        *,
+        spool_offset: int | None = None,
         **values: Any,
     ) -> None:
-        """As `note`, inside a transaction that writes more under the same token."""
+        """Record what a running attempt reports, inside the transaction that writes more of it under the same token.
+
+        `happened` are events as (type, time, data), `values` the job's phase, progress or metrics. Raises `LeaseLost`.
+        """
         touch(connection, job_id, token=token, **values)
         for event_type, at, data in happened:
             events.append(connection, job_id, event_type, at, **data)
+        if spool_offset is not None:
+            connection.execute(update(attempts).where(attempts.c.token == token).values(spool_offset=spool_offset))
+
+    def tell(self, job_id: str, token: str, event_type: str, **data: Any) -> None:
+        """Record that something happened to a running attempt just now. Raises `LeaseLost`."""
+        with self._database.write() as connection:
+            self.note(connection, job_id, token, [(event_type, self._database.now(connection), data)])
 
     def finish(
         self, job_id: str, token: str, status: Status, reason: Mapping[str, Any] | None = None, **data: Any
@@ -209,16 +213,14 @@ class Attempts:
             ).all()
         for row in late:
             with self._database.write() as connection:
+                connection.execute(select(jobs.c.id).where(jobs.c.id == row.job_id).with_for_update())
                 now = self._database.now(connection)
                 still = connection.execute(
-                    select(attempts.c.job_id)
-                    .where(
-                        attempts.c.job_id == row.job_id,
+                    select(attempts.c.job_id).where(
                         attempts.c.token == row.token,
                         attempts.c.ended_at.is_(None),
                         attempts.c.lease_expires_at < now,
                     )
-                    .with_for_update()
                 ).first()
                 if still is None:
                     continue
@@ -227,13 +229,13 @@ class Attempts:
                 moved.append((row.job_id, status))
         return moved
 
-    def live_tokens(self, worker_id: str) -> dict[str, str]:
-        """Token of each live attempt of a worker, by job id."""
-        query = select(attempts.c.job_id, attempts.c.token).where(
-            attempts.c.worker_id == worker_id, attempts.c.ended_at.is_(None)
+    def is_live(self, job_id: str, number: int) -> bool:
+        """Whether an attempt is still under way."""
+        query = select(attempts.c.number).where(
+            attempts.c.job_id == job_id, attempts.c.number == number, attempts.c.ended_at.is_(None)
         )
         with self._database.read() as connection:
-            return {row.job_id: row.token for row in connection.execute(query)}
+            return connection.execute(query).first() is not None
 
     def _best(self, connection: Connection, kinds: Kinds, now: datetime, fits: Callable[[Sequence[str]], bool]) -> Any:
         running = (
@@ -267,51 +269,33 @@ def _lose(
     connection: Connection, job_id: str, token: str, code: ReasonCode, message: str, retry: Retry, now: datetime
 ) -> Status:
     _end_attempt(connection, job_id, token, str(code), now)
+    preempted = code is ReasonCode.PREEMPTED  # the service's own doing: it costs no attempt and waits for nothing
+    touch(connection, job_id, token=token, attempts_spent=jobs.c.attempts_spent - int(preempted))
     job = read_job(connection, job_id)
-    events_data = {"attempt": job.attempt, "reason": {"code": code, "message": message}}
-    touch(connection, job_id, token=token)
-    events.append(connection, job_id, "attempt_lost", now, **events_data)
-    cleared = {"phase": None, "token": None}
+    told = {"attempt": job.attempt, "reason": {"code": code, "message": message}}
+    events.append(connection, job_id, "attempt_lost", now, **told)
+    data: dict[str, Any]
     if job.cancel_requested_at is not None:
-        reason = {"code": ReasonCode.CANCELLED_BY_USER, "message": f"cancelled by request; {message}"}
-        move(
-            connection,
-            job_id,
-            Status.CANCELLED,
-            "cancelled",
-            now,
-            guard=token,
-            reason=reason,
-            finished_at=now,
-            **cleared,
-        )
-        return Status.CANCELLED
-    if job.attempts_spent >= job.max_attempts:
-        last = f"all {job.max_attempts} attempts are spent; the last: {message}"
-        reason = {"code": ReasonCode.MAX_ATTEMPTS, "message": last}
-        data = {"reason": reason}
-        move(
-            connection,
-            job_id,
-            Status.FAILED,
-            "failed",
-            now,
-            data=data,
-            guard=token,
-            reason=reason,
-            finished_at=now,
-            **cleared,
-        )
-        return Status.FAILED
-    available_at = now + retry.delay(job.attempts_spent)
-    data = {"available_at": available_at.isoformat()}
-    move(
-        connection, job_id, Status.QUEUED, "requeued", now, data=data, guard=token, available_at=available_at, **cleared
-    )
-    return Status.QUEUED
+        target, event_type = Status.CANCELLED, "cancelled"
+        data = {"reason": {"code": ReasonCode.CANCELLED_BY_USER, "message": f"cancelled by request; {message}"}}
+    elif job.attempts_spent >= job.max_attempts:
+        target, event_type = Status.FAILED, "failed"
+        message = f"all {job.max_attempts} attempts are spent; the last: {message}"
+        data = {"reason": {"code": ReasonCode.MAX_ATTEMPTS, "message": message}}
+    else:
+        available_at = now if preempted else now + retry.delay(job.attempts_spent)
+        values = {"available_at": available_at, "phase": None, "token": None}
+        data = {"available_at": available_at.isoformat()}
+        move(connection, job_id, Status.QUEUED, "requeued", now, data=data, guard=token, **values)
+        return Status.QUEUED
+    values = {"finished_at": now, "phase": None, "token": None}
+    move(connection, job_id, target, event_type, now, data=data, guard=token, reason=data["reason"], **values)
+    return target
 
 
 def _end_attempt(connection: Connection, job_id: str, token: str, outcome: str, now: datetime) -> None:
+    # The job's row first: every transaction that takes both rows takes them in this order, so that none deadlock.
+    connection.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
     row = connection.execute(
         update(attempts)
         .where(attempts.c.job_id == job_id, attempts.c.token == token, attempts.c.ended_at.is_(None))
@@ -330,3 +314,11 @@ def _end_attempt(connection: Connection, job_id: str, token: str, outcome: str, 
 def _taken(connection: Connection, worker_id: str) -> set[str]:
     query = select(device_claims.c.device).where(device_claims.c.worker_id == worker_id)
     return set(connection.execute(query).scalars())
+
+
+def _orders(connection: Connection, job_id: str, token: str) -> Orders:
+    query = select(jobs.c.cancel_requested_at, jobs.c.cancel_forced).where(jobs.c.id == job_id, jobs.c.token == token)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise LeaseLost(f"{job_id}: this attempt no longer holds the job")
+    return Orders(cancel=row.cancel_requested_at is not None, force=row.cancel_forced)

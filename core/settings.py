@@ -91,6 +91,7 @@ class Settings(BaseSettings):
 
     # Parts
     database_pool_size: Count = Field(10, description="Most database connections of one process.")
+    worker_threads: Count = Field(64, description="Threads of a worker: more than the devices of any machine.")
     database_timeout_seconds: Seconds = Field(15.0, description="Longest wait for a database connection or lock.")
     broker_timeout_seconds: Seconds = Field(5.0, description="Longest wait for the broker to take a message.")
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(

@@ -1,0 +1,96 @@
+"""`python -m workers`: one worker process. It warms a fork server, announces itself, then listens for the bell."""
+
+import os
+import sys
+
+import structlog
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from setproctitle import setproctitle
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.bell import queue_of
+from core.database import Database, wait_for
+from core.fleet import Fleet
+from core.ids import new_id
+from core.log import configure
+from core.settings import Settings, settings
+from core.storage import Store
+from workers import forkserver
+from workers.announce import InventoryFailed, take_inventory
+from workers.celery_app import make_app
+from workers.reconcile import Reconciler
+from workers.tasks import Desk, register
+
+TITLE = "lightyard-worker"
+SECRETS = ("LIGHTYARD_DATABASE_URL", "LIGHTYARD_BROKER_URL", "LIGHTYARD_STORAGE_URL", "LIGHTYARD_API_KEY")
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    """Run until told to stop (SIGTERM, SIGINT); the exit status says whether it went well."""
+    setproctitle(TITLE)
+    config = settings()
+    configure(config)
+    _forget_secrets()
+    forkserver.warm()
+    database = Database.of(config)
+    wait_for(database)
+    worker_id = new_id("wrk")
+    try:
+        return _serve(config, database, worker_id)
+    except InventoryFailed as failure:
+        log.error("worker_not_started", detail=str(failure))
+        return 1
+    finally:
+        try:
+            Fleet(database).leave(worker_id)
+        except SQLAlchemyError as error:
+            log.warning("worker_not_signed_off", error=str(error).splitlines()[0])
+        database.close()
+
+
+def _serve(config: Settings, database: Database, worker_id: str) -> int:
+    inventory = take_inventory(config)
+    fleet = Fleet(database)
+    fleet.join(worker_id, config.worker, os.getpid(), inventory.devices, inventory.versions)
+    fleet.announce(worker_id, inventory.digest, inventory.body)
+    desk = Desk(database, Store(config.storage), config, worker_id, inventory.catalog)
+    app = make_app(config)
+    register(app, desk)
+    reconciler = Reconciler(database, config, app, worker_id)
+
+    @worker_shutting_down.connect(weak=False)
+    def _stop(**_: object) -> None:
+        desk.shutting_down.set()
+        reconciler.stopping.set()
+
+    @worker_ready.connect(weak=False)
+    def _ready(**_: object) -> None:
+        setproctitle(TITLE)  # Celery has put its own
+        reconciler.start()
+        log.info("worker_ready", worker_id=worker_id, devices=[device["id"] for device in inventory.devices])
+
+    @setup_logging.connect(weak=False)
+    def _keep_logging(**_: object) -> None:
+        """Connected so that Celery leaves the logging as it is."""
+
+    kinds = sorted({device["id"].partition(":")[0] for device in inventory.devices})
+    worker = app.Worker(
+        hostname=f"{config.worker}-{worker_id[-8:]}@lightyard",
+        queues=[queue_of("auto"), *(queue_of(kind) for kind in kinds)],
+        without_gossip=True,
+        without_mingle=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _forget_secrets() -> None:
+    """The settings are read: what forks from here, and so user code, finds no credential in its environment."""
+    for name in SECRETS:
+        os.environ.pop(name, None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What a worker tells the fleet of itself: its devices, its versions and the catalogue of what it can run."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from core.catalog import Catalog
+from core.settings import Settings
+from workers.forkserver import Fork
+
+INVENTORY_SECONDS = 300.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What this worker has to offer."""
+
+    devices: list[dict[str, Any]]
+    versions: dict[str, str]
+    catalog: Catalog
+    digest: str
+    body: str
+
+
+class InventoryFailed(Exception):
+    """The worker cannot tell what it has, so it cannot take jobs."""
+
+
+def take_inventory(config: Settings) -> Inventory:
+    """Look at this machine and its Python from a fork of the fork server. Raises `InventoryFailed`."""
+    with tempfile.TemporaryDirectory(prefix="lightyard-") as folder:
+        path = Path(folder) / "inventory.json"
+        fork = Fork("workers.trainer.inventory", "take_inventory", str(path), list(config.catalog_modules))
+        ended = fork.wait(INVENTORY_SECONDS)
+        fork.kill()
+        if not ended or not path.exists():
+            raise InventoryFailed(
+                f"looking at what this worker can run failed (exit code {fork.exit_code}). Are torch, pytorch-lightning "
+                "and the modules of LIGHTYARD_CATALOG_MODULES installed here? What it printed stands above."
+            )
+        told = json.loads(path.read_bytes())
+    for fault in told["faults"]:
+        log.error("catalog_module_refused", fault=fault)
+    body = json.dumps(told["catalog"])
+    return Inventory(
+        devices=_devices(config, told["gpus"], told["cpu"]),
+        versions=told["versions"],
+        catalog=Catalog.from_json(told["catalog"]),
+        digest=told["digest"],
+        body=body,
+    )
+
+
+def _devices(config: Settings, gpus: Sequence[dict[str, Any]], cpu: dict[str, Any]) -> list[dict[str, Any]]:
+    """The devices to announce: as the settings choose among those that are there."""
+    wanted = config.worker_devices.strip()
+    if wanted == "auto":
+        chosen = list(gpus)
+    elif wanted == "cpu":
+        chosen = []
+    else:
+        found = {gpu["id"]: gpu for gpu in gpus}
+        names = [name.strip() for name in wanted.split(",") if name.strip()]
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise InventoryFailed(
+                f"LIGHTYARD_WORKER_DEVICES names {', '.join(missing)}, which is not here; "
+                f"it has {', '.join(found) or 'no GPU'}"
+            )
+        chosen = [found[name] for name in names]
+    slots = config.worker_slots
+    if slots is None:
+        slots = 0 if chosen else max(1, (os.cpu_count() or 1) // 2)
+    chosen += [{"id": f"cpu:{index}", **cpu} for index in range(slots)]
+    if not chosen:
+        raise InventoryFailed(
+            "this worker would have no device: raise LIGHTYARD_WORKER_SLOTS or LIGHTYARD_WORKER_DEVICES"
+        )
+    return chosen

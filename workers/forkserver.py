@@ -1,0 +1,86 @@
+"""Processes forked from the warm fork server: torch and Lightning are imported once, a trainer starts in milliseconds.
+
+The worker itself never imports torch, and may have all the threads it likes: what forks is the fork server, which has
+one thread (Python's own, `multiprocessing.forkserver`).
+"""
+
+import contextlib
+import importlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing import forkserver
+from typing import Any
+
+PRELOAD = "workers.trainer.warm"
+FORK_SERVER_DIED = 255
+"""Exit code that multiprocessing reports for a child whose fork server is gone."""
+
+_context = multiprocessing.get_context("forkserver")
+_lock = threading.Lock()
+"""Starting a process polls all others of this process, and a poll reads an exit code once: one thread at a time."""
+
+
+def warm() -> None:
+    """Start the fork server; it imports while the caller goes on."""
+    _context.set_forkserver_preload([PRELOAD])
+    with _lock:
+        forkserver.ensure_running()
+
+
+class Fork:
+    """One process forked from the fork server, leader of a process group of its own."""
+
+    def __init__(self, module: str, function: str, *args: Any) -> None:
+        # Named, not imported: what runs there may import torch, which this process must not.
+        self._process = _context.Process(target=_enter, args=(module, function, args))
+        with _lock:
+            self._process.start()
+        self.pid: int = self._process.pid or 0
+        self._exit_code: int | None = None
+
+    @property
+    def sentinel(self) -> int:
+        """Ready to read once the process has ended."""
+        return self._process.sentinel
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        if self._exit_code is None:
+            with _lock:
+                self._exit_code = self._process.exitcode
+        return self._exit_code
+
+    def kill(self) -> None:
+        """Kill the process and everything it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        if self.exit_code is None:  # killed before it had a group of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Whether it has ended within the time."""
+        deadline = time.monotonic() + timeout_seconds
+        while self.exit_code is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            multiprocessing.connection.wait([self.sentinel], left)
+        return True
+
+
+def wait_any(forks: Sequence[Fork], timeout_seconds: float) -> None:
+    """Return when one of the processes that still run has ended, or after the time."""
+    running = [fork.sentinel for fork in forks if fork.exit_code is None]
+    if running:
+        multiprocessing.connection.wait(running, timeout_seconds)
+
+
+def _enter(module: str, function: str, args: Sequence[Any]) -> None:
+    getattr(importlib.import_module(module), function)(*args)

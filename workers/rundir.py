@@ -1,0 +1,132 @@
+"""The run directory: all that a supervisor and its trainer share. The trainer sees nothing else of Lightyard.
+
+job.json      in: what to run (`Order`)
+control       in: exists once the trainer is to stop between two steps
+spool         out: one JSON object a line, in order: events, phases, metrics, checkpoints
+progress      out: a few numbers, rewritten in place every step
+trainer.log   out: standard output and error
+outbox/       out: finished checkpoint files, which the supervisor takes
+checkpoints/  the run's own: where ModelCheckpoint keeps its files
+artifacts/    out: whatever else the run leaves
+outcome.json  out: how it ended, written last
+ended         the supervisor's mark that nobody needs the directory any more
+"""
+
+import json
+import os
+import struct
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROGRESS = struct.Struct("<Qdqqqq")
+"""Sequence (odd while being written), unix time, epoch, global_step, batches seen, steps in all (-1: not known)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a trainer is to run. `devices` as claimed, e.g. `["gpu:2"]`; one rank each."""
+
+    job_id: str
+    attempt: int
+    config: dict[str, Any]
+    devices: list[str]
+    catalog_modules: list[str]
+    master_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended, in the trainer's own words. `code` is a `core.states.ReasonCode`."""
+
+    status: str
+    code: str | None = None
+    message: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is. `at` in unix seconds; `max_steps` None where it has no end."""
+
+    at: float
+    epoch: int
+    global_step: int
+    batches: int
+    max_steps: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The paths of one attempt's run directory, and what is written to them by either side."""
+
+    path: Path
+    job: Path = field(init=False)
+    control: Path = field(init=False)
+    spool: Path = field(init=False)
+    progress: Path = field(init=False)
+    log: Path = field(init=False)
+    outbox: Path = field(init=False)
+    checkpoints: Path = field(init=False)
+    artifacts: Path = field(init=False)
+    work: Path = field(init=False)
+    outcome: Path = field(init=False)
+    ended: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = {"job": "job.json", "log": "trainer.log", "outcome": "outcome.json"}
+        for name in self.__slots__[1:]:
+            object.__setattr__(self, name, self.path / names.get(name, name))
+
+    def create(self, order: Order) -> None:
+        """Make the directory with the trainer's orders in it. Raises `OSError`, for instance when the disk is full."""
+        for folder in (self.path, self.outbox, self.checkpoints, self.artifacts, self.work):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(self.job, asdict(order))
+        self.spool.touch()
+        self.log.touch()
+        self.progress.write_bytes(bytes(PROGRESS.size))
+
+    def order(self) -> Order:
+        """What the trainer is to run."""
+        return Order(**json.loads(self.job.read_bytes()))
+
+    def ask_to_stop(self) -> None:
+        """Ask the trainer to save a checkpoint and stop between two steps."""
+        self.control.touch()
+
+    def read_outcome(self) -> Outcome | None:
+        """How the run ended; None: the trainer did not live to say."""
+        try:
+            return Outcome(**json.loads(self.outcome.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def read_progress(self) -> Progress | None:
+        """How far the run is; None before its first step, and while a write is under way."""
+        try:
+            before = self.progress.read_bytes()
+        except FileNotFoundError:
+            return None
+        if len(before) != PROGRESS.size:
+            return None
+        sequence, at, epoch, global_step, batches, max_steps = PROGRESS.unpack(before)
+        if sequence == 0 or sequence % 2:
+            return None
+        return Progress(at, epoch, global_step, batches, None if max_steps < 0 else max_steps)
+
+    def log_tail(self, size_bytes: int) -> str:
+        """The end of what the trainer printed."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - size_bytes))
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+def write_whole(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees all of it or nothing."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(value))
+    draft.replace(path)

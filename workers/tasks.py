@@ -1,0 +1,52 @@
+"""The one task: somebody rang, so look at the queue and run what there is until nothing fits."""
+
+import threading
+from collections.abc import Sequence
+
+import structlog
+from celery import Celery
+
+from core.attempts import Attempts
+from core.bell import TASK
+from core.catalog import Catalog
+from core.database import Database
+from core.settings import Settings
+from core.storage import Store
+from workers.supervisor import Supervisor
+
+log = structlog.get_logger()
+
+
+class Desk:
+    """What every ring of the bell in this worker works with."""
+
+    def __init__(self, database: Database, store: Store, config: Settings, worker_id: str, catalog: Catalog) -> None:
+        self.shutting_down = threading.Event()
+        self._database = database
+        self._store = store
+        self._config = config
+        self._worker_id = worker_id
+        self._attempts = Attempts(database)
+        self._class_paths = frozenset(entry.class_path for entry in catalog.entries)
+
+    def work(self) -> None:
+        """Claim and run jobs, best first, until none is left that fits. One that was rung for may be gone already."""
+        while not self.shutting_down.is_set():
+            claim = self._attempts.claim(
+                self._worker_id, self._config.worker, self._config.lease_seconds, self._can_run
+            )
+            if claim is None:
+                return
+            log.info("claimed", job_id=claim.job.id, attempt=claim.attempt, devices=claim.devices)
+            Supervisor(self._database, self._store, self._config, claim, self.shutting_down).run()
+
+    def _can_run(self, class_paths: Sequence[str]) -> bool:
+        return self._class_paths.issuperset(class_paths)
+
+
+def register(app: Celery, desk: Desk) -> None:
+    """Make the task known to a Celery application."""
+
+    @app.task(name=TASK, ignore_result=True)
+    def work(job_id: str | None = None) -> None:
+        desk.work()

@@ -1,0 +1,75 @@
+"""From a config to a Trainer, a module and its data, by LightningCLI itself, so that a job is what runs by hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
+
+from workers.rundir import Order, RunDir
+from workers.trainer.callbacks import Reporter
+from workers.trainer.files import OutboxCheckpointIO
+from workers.trainer.logger import SpoolLogger
+from workers.trainer.spool import ProgressFile, Spool
+
+SUBCOMMAND_KEYS = ("ckpt_path", "weights_only")
+"""Keys of a config that LightningCLI gives to the subcommand, not to the parser."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a config becomes."""
+
+    trainer: Trainer
+    module: LightningModule
+    data: LightningDataModule | None
+    cli: LightningCLI
+
+
+class JobCLI(LightningCLI):
+    """LightningCLI with what a service must decide itself: where files go, what is logged, which devices."""
+
+    def __init__(
+        self, config: dict[str, Any], overrides: dict[str, Any], own_callbacks: list[Any], folder: Path
+    ) -> None:
+        self._overrides = overrides
+        self._own_callbacks = own_callbacks
+        self._folder = folder
+        super().__init__(args=config, run=False, save_config_callback=None)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The config's Trainer, with the service's own callbacks behind the user's."""
+        trainer = super().instantiate_trainer(**kwargs, **self._overrides)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
+            if isinstance(callback, ModelCheckpoint):
+                _move_inside(callback, self._folder)
+        trainer.callbacks.extend(self._own_callbacks)  # type: ignore[attr-defined]
+        return trainer
+
+
+def build(order: Order, run: RunDir, spool: Spool) -> Run:
+    """Seed, parse and instantiate. Raises what LightningCLI, Lightning or the classes raise."""
+    config = {key: value for key, value in order.config.items() if key not in SUBCOMMAND_KEYS}
+    files = OutboxCheckpointIO(run, spool)
+    reporter = Reporter(run, spool, ProgressFile(run.progress), files)
+    flags = config.get("trainer") or {}
+    overrides: dict[str, Any] = {
+        "default_root_dir": str(run.path),
+        "enable_progress_bar": False,
+        "plugins": [files],
+        "accelerator": order.devices[0].partition(":")[0],
+        "devices": len(order.devices),
+    }
+    if not flags.get("barebones"):
+        overrides["logger"] = SpoolLogger(spool, run.path)
+    cli = JobCLI(config, overrides, [reporter], run.checkpoints)
+    files.trainer = cli.trainer
+    return Run(trainer=cli.trainer, module=cli.model, data=cli.datamodule, cli=cli)
+
+
+def _move_inside(callback: ModelCheckpoint, folder: Path) -> None:
+    """Keep checkpoints in the run directory; two callbacks with folders of their own keep theirs apart."""
+    chosen = callback.dirpath
+    callback.dirpath = str(folder / Path(chosen).name) if chosen else str(folder)

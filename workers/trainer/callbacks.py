@@ -1,0 +1,100 @@
+"""The callback that watches a run from inside: its phases, its first step, its progress, and the request to stop."""
+
+import time
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from workers.rundir import RunDir
+from workers.trainer.files import OutboxCheckpointIO
+from workers.trainer.spool import ProgressFile, Spool
+
+AGREE_EVERY_BATCHES = 10
+"""Ranks of one run stop at the same batch: they ask each other every so many."""
+
+
+class Stopped(BaseException):
+    """The run was asked to stop and has, between two steps. No `except Exception` of a user's holds it up."""
+
+
+class Reporter(Callback):
+    """Reports a run to its spool. It draws no random number and changes nothing the run computes."""
+
+    def __init__(self, run: RunDir, spool: Spool, progress: ProgressFile, files: OutboxCheckpointIO) -> None:
+        self._run = run
+        self._spool = spool
+        self._progress = progress
+        self._files = files
+        self._stepped = False
+        self._batches = 0
+        self._max_steps = -1
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A phase of its own: its values are no metrics."""
+        self._phase(trainer, "sanity_checking")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training begins: from here on the number of steps is known, where there is one."""
+        steps = trainer.estimated_stepping_batches
+        self._max_steps = -1 if steps == float("inf") else int(steps)
+        self._phase(trainer, "training")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Report the first step of the attempt, by the trainer's own clock."""
+        if not self._stepped:
+            self._stepped = True
+            if trainer.is_global_zero:
+                self._spool.event("first_step", at=time.time(), global_step=trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tell how far the run is, and stop if asked to."""
+        self._batches += 1
+        if trainer.is_global_zero:
+            self._progress.write(
+                epoch=trainer.current_epoch,
+                global_step=trainer.global_step,
+                batches=self._batches,
+                max_steps=self._max_steps,
+            )
+            self._spool.flush_if_due()
+        if self._asked(trainer, batch_idx):
+            self._stop(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validation inside of training."""
+        if not trainer.sanity_checking:
+            self._phase(trainer, "validating")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Back to training."""
+        if not trainer.sanity_checking:
+            self._phase(trainer, "training")
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        """A long validation stops when asked to, as well."""
+        if trainer.world_size == 1 and self._run.control.exists():
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training is over; what is left is to save."""
+        self._phase(trainer, "saving")
+
+    def _phase(self, trainer: Trainer, phase: str) -> None:
+        if trainer.is_global_zero:
+            self._spool.phase(phase)
+
+    def _asked(self, trainer: Trainer, batch_idx: int) -> bool:
+        if trainer.world_size == 1:
+            return self._run.control.exists()
+        if (batch_idx + 1) % AGREE_EVERY_BATCHES:
+            return False
+        agreed: bool = trainer.strategy.reduce_boolean_decision(self._run.control.exists(), all=False)
+        return agreed
+
+    def _stop(self, trainer: Trainer) -> None:
+        if not trainer.sanity_checking and not trainer.fast_dev_run:
+            self._files.kind = "stop"
+            trainer.save_checkpoint(str(self._run.checkpoints / f"stop-step={trainer.global_step}.ckpt"), False)
+        raise Stopped

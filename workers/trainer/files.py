@@ -1,0 +1,70 @@
+"""Checkpoint files as a run writes them: whole, and handed to the supervisor by a link in the outbox."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from workers.rundir import RunDir
+from workers.trainer.spool import Spool
+
+
+class OutboxCheckpointIO(TorchCheckpointIO):
+    """Saves as Lightning does, atomically, and links each finished file into the outbox.
+
+    A link costs nothing and outlives the file's own name, so ModelCheckpoint may rotate its files at once while the
+    supervisor still uploads. Hashing, syncing and uploading are the supervisor's, off the training loop.
+    """
+
+    def __init__(self, run: RunDir, spool: Spool) -> None:
+        super().__init__()
+        self._run = run
+        self._spool = spool
+        self._count = 0
+        self.trainer: Trainer | None = None
+        self.kind = "model_checkpoint"
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write the file under a temporary name, rename it, link it, report it."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.draft")
+        try:
+            torch.save(checkpoint, draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        self._count += 1
+        link = self._run.outbox / f"{self._count:06d}"
+        os.link(path, link)
+        self._spool.checkpoint(
+            file=link.name,
+            name=path.name,
+            kind=self.kind,
+            step=int(checkpoint.get("global_step", 0)),
+            epoch=int(checkpoint.get("epoch", 0)),
+            metrics=self._metrics(),
+            best=self._is_best(path),
+        )
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a file that the run no longer keeps, and say so."""
+        super().remove_checkpoint(path)
+        self._spool.checkpoint_removed(Path(path).name)
+
+    def _metrics(self) -> dict[str, float | str]:
+        if self.trainer is None:
+            return {}
+        values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        return {name: value if abs(value) < float("inf") else str(value) for name, value in values.items()}
+
+    def _is_best(self, path: Path) -> bool:
+        """Whether the run's first ModelCheckpoint calls this file its best. It decides that before it saves."""
+        if self.trainer is None or self.kind != "model_checkpoint":
+            return False
+        callback = self.trainer.checkpoint_callback
+        return isinstance(callback, ModelCheckpoint) and Path(callback.best_model_path) == path

@@ -1,0 +1,38 @@
+"""What this machine and its Python have to offer: devices, versions and the catalogue, seen from inside a fork."""
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytorch_lightning
+import torch
+
+from workers.rundir import write_whole
+from workers.trainer.describe import describe
+
+
+def take_inventory(path: str, modules: Sequence[str]) -> None:
+    """Write the inventory as JSON, then end this process, which may have touched CUDA to find out."""
+    catalog, faults = describe(modules)
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    devices = [
+        {"id": f"gpu:{index}", "name": gpu.name, "memory_bytes": gpu.total_memory} for index, gpu in enumerate(gpus)
+    ]
+    write_whole(
+        Path(path),
+        {
+            "catalog": catalog.to_json(),
+            "digest": catalog.digest,
+            "faults": faults,
+            "gpus": devices,
+            "cpu": {"name": platform.processor() or platform.machine(), "memory_bytes": psutil.virtual_memory().total},
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "pytorch_lightning": pytorch_lightning.__version__,
+            },
+        },
+    )
+    os._exit(0)

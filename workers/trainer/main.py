@@ -1,0 +1,113 @@
+"""A trainer: one process that runs one rank of one attempt, forked warm or started by hand on a run directory."""
+
+import ctypes
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import NoReturn
+
+from setproctitle import setproctitle
+
+from workers.rundir import Order, Outcome, RunDir, write_whole
+from workers.trainer.spool import Spool
+
+PR_SET_PDEATHSIG = 1
+CLUSTER_VARIABLES = ("SLURM_", "PL_", "OMPI_", "PMI_", "LSB_", "GROUP_RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
+"""A worker may run inside a cluster's own job: what that says about ranks is not about this one."""
+
+
+def train(path: str, rank: int) -> NoReturn:
+    """Run one rank of the attempt in the run directory, then end this process. Called in a fresh fork."""
+    _stand_alone()
+    run = RunDir(Path(path))
+    order = run.order()
+    setproctitle(f"lightyard-trainer {order.job_id} rank {rank}")
+    _redirect(run.log)
+    _set_environment(order, rank)
+    os.chdir(run.work)
+    spool = Spool(run.spool)
+    outcome = _run(run, order, spool)
+    spool.flush()
+    if rank == 0 or outcome.status == "failed":
+        write_whole(run.outcome, asdict(outcome))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Past this point there is nothing to keep: Python's own teardown with torch loaded takes longer than a short job.
+    os._exit(0 if outcome.status == "succeeded" else 1)
+
+
+def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
+    # Imported here, not above: already warm in a fork, and a trainer that fails to import them can still say so.
+    try:
+        from workers.trainer import outcome as outcomes
+        from workers.trainer.allow import allow_only
+        from workers.trainer.build import build
+        from workers.trainer.callbacks import Stopped
+    except BaseException as error:
+        return Outcome("failed", "user_error", f"the trainer cannot start: {error!r}")
+    try:
+        allow_only(order.catalog_modules)
+        spool.phase("preparing")
+        made = build(order, run, spool)
+        made.trainer.fit(made.module, datamodule=made.data)
+        return outcomes.of_success(made.trainer)
+    except Stopped:
+        return Outcome("stopped")
+    except BaseException as error:  # the user's code may raise anything, SystemExit and KeyboardInterrupt too
+        told = outcomes.of_error(error)
+        sys.stderr.write(told.traceback or "")
+        return told
+
+
+def _stand_alone() -> None:
+    """A session of its own, to be killed with its children; it dies with the fork server, so with the worker."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    # DataLoader workers are forks of this process; through the fork server they would pay a cold import each.
+    multiprocessing.set_start_method("fork", force=True)
+    # A machine that runs out of memory is to kill this process, not the worker.
+    if sys.platform == "linux":
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _redirect(log: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # it stays open as long as the process lives
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    faulthandler.enable(sys.stderr, all_threads=True)
+
+
+def _set_environment(order: Order, rank: int) -> None:
+    sys.argv = ["lightyard-trainer"]
+    for name in list(os.environ):
+        if name.startswith(CLUSTER_VARIABLES):
+            del os.environ[name]
+    indices = [device.partition(":")[2] for device in order.devices]
+    on_gpu = order.devices[0].startswith("gpu:")
+    # Before anything touches CUDA: a rank sees the devices of its job and no other.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(indices) if on_gpu else ""
+    if len(order.devices) > 1:
+        # With these set Lightning takes the ranks as started already, and launches none itself.
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(order.master_port),
+            WORLD_SIZE=str(len(order.devices)),
+            NODE_RANK="0",
+            LOCAL_RANK=str(rank),
+        )
+
+
+if __name__ == "__main__":
+    train(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)
