@@ -101,6 +101,9 @@ class Catalog:
     faults: tuple[Fault, ...] = field(default=())
     """Modules that could not be imported where the catalogue was made; the pointer names the module."""
 
+    memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What others derive from the catalogue and make once, such as its validator."""
+
     @cached_property
     def _by_path(self) -> dict[str, Entry]:
         paths = {alias: entry for entry in self.entries for alias in entry.aliases}
@@ -115,18 +118,9 @@ class Catalog:
         return names
 
     @cached_property
-    def document(self) -> str:
-        """The catalogue as canonical JSON: equal catalogues give equal text."""
-        body = {
-            "entries": sorted((asdict(entry) for entry in self.entries), key=lambda entry: str(entry["class_path"])),
-            "faults": sorted((asdict(fault) for fault in self.faults), key=lambda fault: str(fault["pointer"])),
-        }
-        return orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()
-
-    @cached_property
     def digest(self) -> str:
-        """The sha256 of the catalogue's JSON, in hexadecimal."""
-        return hashlib.sha256(self.document.encode()).hexdigest()
+        """The sha256 in hexadecimal of the catalogue as canonical JSON: equal catalogues have equal digests."""
+        return hashlib.sha256(orjson.dumps(self.to_json(), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     @cached_property
     def trainer(self) -> Mapping[str, Any]:
@@ -134,14 +128,19 @@ class Catalog:
         entry = self.get(TRAINER)
         return entry.schema if entry else {"type": "object"}
 
-    def to_json(self) -> str:
-        """The catalogue as JSON text, from which `from_json` makes an equal one."""
-        return self.document
+    def to_json(self) -> dict[str, Any]:
+        """The catalogue as JSON values, from which `from_json` makes an equal one."""
+        return {
+            "entries": sorted((asdict(entry) for entry in self.entries), key=lambda entry: str(entry["class_path"])),
+            "faults": sorted((asdict(fault) for fault in self.faults), key=lambda fault: str(fault["pointer"])),
+        }
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """The catalogue that `to_json` wrote."""
-        body = orjson.loads(text)
+    def from_json(cls, body: str | bytes | Mapping[str, Any]) -> Self:
+        """The catalogue that `to_json` wrote, from its values or their text."""
+        if isinstance(body, (str, bytes)):
+            body = orjson.loads(body)
+        assert isinstance(body, Mapping)
         return cls(
             entries=tuple(
                 Entry(

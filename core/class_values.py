@@ -54,6 +54,8 @@ def read_class_value(value: Any, schema: Mapping[str, Any]) -> ClassValue | None
     if isinstance(default, dict) and isinstance(default.get("class_path"), str):
         implied = default["class_path"]
         inherited = default.get("init_args") or {}
+    elif isinstance(default, dict):
+        inherited = default
     elif isinstance(default, str):
         implied = default
     if "class_path" in value:

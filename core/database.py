@@ -12,6 +12,8 @@ from typing import Any
 import orjson
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
@@ -101,6 +103,13 @@ def alembic_config(database: Database) -> Config:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["engine"] = database.engine
     return config
+
+
+def is_current(database: Database) -> bool:
+    """Whether the schema is the one of this version. Raises `OperationalError` when the database cannot be reached."""
+    with database.read() as connection:
+        found = MigrationContext.configure(connection).get_current_heads()
+    return set(found) == set(ScriptDirectory.from_config(alembic_config(database)).get_heads())
 
 
 def wait_for(database: Database, deadline_seconds: float = 60.0) -> None:

@@ -145,6 +145,18 @@ class Jobs:
         with self._database.read() as connection:
             return self._own(connection, project_id, job_id)
 
+    def look_up(self, job_id: str) -> Job | None:
+        """The job, whoever it belongs to: for Lightyard's own errands, not for callers."""
+        with self._database.read() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+        return as_job(row) if row is not None else None
+
+    def owned(self, project_id: str, job_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that are jobs of the project."""
+        query = select(jobs.c.id).where(jobs.c.project_id == project_id, jobs.c.id.in_(job_ids))
+        with self._database.read() as connection:
+            return set(connection.execute(query).scalars())
+
     def page(
         self,
         project_id: str,

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from core.database import Database
-from core.devices import free_by_kind, offered
+from core.devices import Announced, free_by_kind, offered
 from core.jobs import Job, as_job
-from core.states import Status
+from core.states import FINAL, Status
 from core.tables import jobs, workers
 
 POSITION_MAX = 10_000
@@ -36,42 +36,86 @@ class Queue:
             count: int = connection.execute(select(func.count()).select_from(inner.subquery())).scalar_one()
             return count
 
+    def live_counts(self) -> dict[str, int]:
+        """How many jobs of all projects are queued, running and paused."""
+        live = [status for status in Status if status not in FINAL]
+        query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(live)).group_by(jobs.c.status)
+        with self._database.read() as connection:
+            found = {status: count for status, count in connection.execute(query)}
+        return {str(status): found.get(status, 0) for status in live}
+
     def waiting(self, job: Job, silence_seconds: float) -> Waiting:
         """What a queued job waits for."""
+        with self._database.read() as connection:
+            return self.waiting_in(connection, job, silence_seconds)
+
+    def waiting_in(self, connection: Connection, job: Job, silence_seconds: float) -> Waiting:
+        """As `waiting`, inside the transaction that made the job."""
         ahead = select(jobs.c.id).where(
             jobs.c.status == Status.QUEUED,
             or_(jobs.c.priority > job.priority, and_(jobs.c.priority == job.priority, jobs.c.id < job.id)),
         )
+        now = self._database.now(connection)
+        position = connection.execute(
+            select(func.count()).select_from(ahead.limit(POSITION_MAX).subquery())
+        ).scalar_one()
+        return _waiting(job, position, _live_devices(connection, now, silence_seconds), now)
+
+    def waiting_of(self, queued: Sequence[Job], silence_seconds: float) -> dict[str, Waiting]:
+        """What each of some queued jobs waits for, by job id, in one look at the queue."""
+        if not queued:
+            return {}
+        places = (
+            select(jobs.c.id, func.row_number().over(order_by=(jobs.c.priority.desc(), jobs.c.id)).label("place"))
+            .where(jobs.c.status == Status.QUEUED)
+            .order_by(jobs.c.priority.desc(), jobs.c.id)
+            .limit(POSITION_MAX)
+            .subquery()
+        )
+        query = select(places).where(places.c.id.in_([job.id for job in queued]))
         with self._database.read() as connection:
             now = self._database.now(connection)
-            position = connection.execute(
-                select(func.count()).select_from(ahead.limit(POSITION_MAX).subquery())
-            ).scalar_one()
-            live = connection.execute(
-                select(workers.c.devices).where(
-                    workers.c.stopped_at.is_(None), workers.c.heartbeat_at > now - timedelta(seconds=silence_seconds)
-                )
-            ).scalars()
-            most = max((len(offered(free_by_kind(devices), job.accelerator)) for devices in live), default=None)
-        if most is None:
-            reason = "no worker is up"
-        elif most < job.devices:
-            reason = f"no worker that is up has {job.devices} device(s) of kind {job.accelerator!r}"
-        elif job.available_at > now:
-            reason = "backing off after a lost attempt"
-        elif position:
-            reason = f"{position} job(s) ahead in the queue"
-        else:
-            reason = "waiting for a free device"
-        return Waiting(position=position, reason=reason)
+            positions = {row.id: row.place - 1 for row in connection.execute(query)}
+            devices = _live_devices(connection, now, silence_seconds)
+        return {job.id: _waiting(job, positions.get(job.id, POSITION_MAX), devices, now) for job in queued}
 
-    def queue(self, project_id: str, limit: int) -> Sequence[Job]:
-        """The queued jobs of a project in the order in which they would be claimed."""
+    def queue(self, project_id: str, limit: int, *, after: tuple[int, str] | None = None) -> Sequence[Job]:
+        """The queued jobs of a project in the order in which they would be claimed, from behind `after` on.
+
+        `after` is the priority and the id of a job.
+        """
         query = (
             select(jobs)
             .where(jobs.c.project_id == project_id, jobs.c.status == Status.QUEUED)
             .order_by(jobs.c.priority.desc(), jobs.c.id)
             .limit(limit)
         )
+        if after is not None:
+            priority, job_id = after
+            query = query.where(
+                or_(jobs.c.priority < priority, and_(jobs.c.priority == priority, jobs.c.id > job_id))
+            )
         with self._database.read() as connection:
             return [as_job(row) for row in connection.execute(query)]
+
+
+def _live_devices(connection: Connection, now: datetime, silence_seconds: float) -> Sequence[Announced]:
+    query = select(workers.c.devices).where(
+        workers.c.stopped_at.is_(None), workers.c.heartbeat_at > now - timedelta(seconds=silence_seconds)
+    )
+    return connection.execute(query).scalars().all()
+
+
+def _waiting(job: Job, position: int, live: Sequence[Announced], now: datetime) -> Waiting:
+    most = max((len(offered(free_by_kind(devices), job.accelerator)) for devices in live), default=None)
+    if most is None:
+        reason = "no worker is up"
+    elif most < job.devices:
+        reason = f"no worker that is up has {job.devices} device(s) of kind {job.accelerator!r}"
+    elif job.available_at > now:
+        reason = "backing off after a lost attempt"
+    elif position:
+        reason = f"{position} job(s) ahead in the queue"
+    else:
+        reason = "waiting for a free device"
+    return Waiting(position=position, reason=reason)

@@ -78,10 +78,13 @@ class Settings(BaseSettings):
 
     # Limits of one request
     body_max_bytes: Bytes = Field(2 * 2**20, description="Largest request body.")
+    body_timeout_seconds: Seconds = Field(30.0, description="Longest time for a request body to arrive.")
     body_max_depth: Count = Field(64, description="Deepest nesting of a body.")
     body_max_nodes: Count = Field(100_000, description="Most values in a body, aliases expanded.")
     wait_max_seconds: Seconds = Field(60.0, description="Longest `wait` of a poll.")
     stream_keepalive_seconds: Seconds = Field(15.0, description="Silence after which a stream sends a comment.")
+    waiters_max_count: Count = Field(1000, description="Most requests of one API process that wait or stream.")
+    log_answer_max_bytes: Bytes = Field(2**20, description="Most of a log in one answer.")
     hub_interval_seconds: Seconds = Field(0.1, description="How often the API looks for changes of watched jobs.")
     page_max_rows: Annotated[int, Field(ge=1, le=200)] = Field(200, description="Most rows of a page.")
     points_max_count: Count = Field(10_000, description="Most points of one metric series in an answer.")

@@ -141,8 +141,9 @@ jobs = Table(
     Column("finished_at", Instant),
     Index("ix_jobs_project_id", "project_id", "id"),
     Index("ix_jobs_project_status", "project_id", "status", "id"),
-    Index("ix_jobs_queue", "status", text("priority DESC"), "id"),
 )
+
+Index("ix_jobs_queue", jobs.c.status, jobs.c.priority.desc(), jobs.c.id)  # the order in which jobs are claimed
 
 job_labels = Table(
     "job_labels",

@@ -1,9 +1,12 @@
 """`python -m workers`: one worker process. It warms a fork server, announces itself, then listens for the bell."""
 
+import json
 import os
 import sys
+import warnings
 
 import structlog
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from setproctitle import setproctitle
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,6 +36,8 @@ def main() -> int:
     config = settings()
     configure(config)
     _forget_secrets()
+    # A superuser's worker is warned of because of pickle, which this one does not accept.
+    warnings.simplefilter("ignore", SecurityWarning)
     forkserver.warm()
     database = Database.of(config)
     wait_for(database)
@@ -54,8 +59,9 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
     inventory = take_inventory(config)
     fleet = Fleet(database)
     fleet.join(worker_id, config.worker, os.getpid(), inventory.devices, inventory.versions)
-    fleet.announce(worker_id, inventory.digest, inventory.body)
-    desk = Desk(database, Store(config.storage), config, worker_id, inventory.catalog)
+    catalog = inventory.catalog
+    fleet.announce(worker_id, catalog.digest, json.dumps(catalog.to_json()))
+    desk = Desk(database, Store(config.storage), config, worker_id, catalog)
     app = make_app(config)
     register(app, desk)
     reconciler = Reconciler(database, config, app, worker_id)
@@ -79,6 +85,7 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
     worker = app.Worker(
         hostname=f"{config.worker}-{worker_id[-8:]}@lightyard",
         queues=[queue_of("auto"), *(queue_of(kind) for kind in kinds)],
+        quiet=True,
         without_gossip=True,
         without_mingle=True,
     )

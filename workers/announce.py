@@ -26,8 +26,6 @@ class Inventory:
     devices: list[dict[str, Any]]
     versions: dict[str, str]
     catalog: Catalog
-    digest: str
-    body: str
 
 
 class InventoryFailed(Exception):
@@ -43,19 +41,17 @@ def take_inventory(config: Settings) -> Inventory:
         fork.kill()
         if not ended or not path.exists():
             raise InventoryFailed(
-                f"looking at what this worker can run failed (exit code {fork.exit_code}). Are torch, pytorch-lightning "
-                "and the modules of LIGHTYARD_CATALOG_MODULES installed here? What it printed stands above."
+                f"looking at what this worker can run failed (exit code {fork.exit_code}); why stands above. "
+                "Are torch, pytorch-lightning and the modules of LIGHTYARD_CATALOG_MODULES installed here?"
             )
         told = json.loads(path.read_bytes())
-    for fault in told["faults"]:
-        log.error("catalog_module_refused", fault=fault)
-    body = json.dumps(told["catalog"])
+    catalog = Catalog.from_json(told["catalog"])
+    for fault in catalog.faults:
+        log.error("catalog_module_refused", module=fault.pointer, detail=fault.message)
     return Inventory(
         devices=_devices(config, told["gpus"], told["cpu"]),
         versions=told["versions"],
-        catalog=Catalog.from_json(told["catalog"]),
-        digest=told["digest"],
-        body=body,
+        catalog=catalog,
     )
 
 

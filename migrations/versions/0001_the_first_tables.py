@@ -94,6 +94,7 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("ix_jobs_project_id", ["project_id", "id"], unique=False)
         batch_op.create_index("ix_jobs_project_status", ["project_id", "status", "id"], unique=False)
+        batch_op.create_index("ix_jobs_queue", ["status", sa.text("priority DESC"), "id"], unique=False)
 
     op.create_table(
         "artifacts",
@@ -293,6 +294,7 @@ def downgrade() -> None:
     op.drop_table("attempts")
     op.drop_table("artifacts")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("ix_jobs_queue")
         batch_op.drop_index("ix_jobs_project_status")
         batch_op.drop_index("ix_jobs_project_id")
 

@@ -15,7 +15,7 @@ from workers.trainer.describe import describe
 
 def take_inventory(path: str, modules: Sequence[str]) -> None:
     """Write the inventory as JSON, then end this process, which may have touched CUDA to find out."""
-    catalog, faults = describe(modules)
+    catalog = describe(modules)
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     devices = [
         {"id": f"gpu:{index}", "name": gpu.name, "memory_bytes": gpu.total_memory} for index, gpu in enumerate(gpus)
@@ -24,8 +24,6 @@ def take_inventory(path: str, modules: Sequence[str]) -> None:
         Path(path),
         {
             "catalog": catalog.to_json(),
-            "digest": catalog.digest,
-            "faults": faults,
             "gpus": devices,
             "cpu": {"name": platform.processor() or platform.machine(), "memory_bytes": psutil.virtual_memory().total},
             "versions": {

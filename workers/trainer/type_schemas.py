@@ -9,10 +9,12 @@ import dataclasses
 import datetime
 import enum
 import inspect
+import itertools
 import math
 import os
 import pathlib
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -25,10 +27,16 @@ from workers.trainer.import_paths import import_path
 
 Schema = dict[str, Any]
 
-_LISTS = {list, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Iterable, collections.deque}
+_LISTS: set[Any] = {
+    list,
+    collections.abc.Sequence,
+    collections.abc.MutableSequence,
+    collections.abc.Iterable,
+    collections.deque,
+}
 _LISTS |= {collections.abc.Collection}
-_SETS = {set, frozenset, collections.abc.Set, collections.abc.MutableSet}
-_MAPPINGS = {dict, collections.abc.Mapping, collections.abc.MutableMapping, collections.OrderedDict}
+_SETS: set[Any] = {set, frozenset, collections.abc.Set, collections.abc.MutableSet}
+_MAPPINGS: set[Any] = {dict, collections.abc.Mapping, collections.abc.MutableMapping, collections.OrderedDict}
 _MAPPINGS |= {collections.defaultdict, types.MappingProxyType}
 _BASIC = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 _QUALIFIERS = {typing.Required, typing.NotRequired, typing.Final, typing.ClassVar}
@@ -83,13 +91,19 @@ def union(branches: list[Schema]) -> Schema:
     if any(branch != {"type": "null"} and branch not in refused for branch in branches):
         branches = [branch for branch in branches if branch not in refused]
     names: list[str] = []
+    values: list[Any] = []
     others: list[Schema] = []
-    for branch in branches:
-        if branch.keys() == {"type"}:
+    for branch in itertools.chain(*(outer["anyOf"] if set(outer) == {"anyOf"} else [outer] for outer in branches)):
+        if set(branch) == {"type"}:
             names += [branch["type"]] if isinstance(branch["type"], str) else branch["type"]
+        elif set(branch) == {"enum"}:
+            values += branch["enum"]
         elif branch not in others:
-            others += branch["anyOf"] if branch.keys() == {"anyOf"} else [branch]
+            others.append(branch)
     names = list(dict.fromkeys(name for name in names if not (name == "integer" and "number" in names)))
+    if values:
+        others.insert(0, _enum(values + [None] * (names == ["null"])))
+        names = [] if names == ["null"] else names
     if names:
         others.append({"type": names[0] if len(names) == 1 else names})
     return others[0] if len(others) == 1 else {"anyOf": others}
@@ -131,9 +145,8 @@ def value_of(default: Any) -> Any:
         return str(default)
     if dataclasses.is_dataclass(default) and not isinstance(default, type):
         return {item.name: value_of(getattr(default, item.name)) for item in dataclasses.fields(default) if item.init}
-    if isinstance(default, type) or inspect.isroutine(default):
-        if path := import_path(default):
-            return path
+    if (isinstance(default, type) or inspect.isroutine(default)) and (path := import_path(default)):
+        return path
     raise ValueError(default)
 
 
@@ -193,6 +206,8 @@ def _class_paths(hints: tuple[Any, ...]) -> list[str]:
     """Paths of the classes among these types and their unions."""
     paths = []
     for hint in map(_plain, hints):
+        if hint is Any:
+            continue
         if typing.get_origin(hint) in {typing.Union, types.UnionType}:
             paths += _class_paths(typing.get_args(hint))
         elif isinstance(hint, type) and hint not in _BASIC and hint is not object and (path := import_path(hint)):
@@ -235,9 +250,12 @@ def _class(kind: Any) -> Schema:
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     if restricted := _restricted(kind):
         return restricted
-    if kind.__module__ == "builtins" or hasattr(kind, "_fields") or getattr(kind, "_is_protocol", False):
+    root = kind.__module__.partition(".")[0]
+    if root == "jsonargparse":  # its path types, which a config gives as strings
+        return {"type": "string"}
+    if root in sys.stdlib_module_names or hasattr(kind, "_fields") or getattr(kind, "_is_protocol", False):
         return {"x-lightyard-any": True}
-    path = import_path(kind)
+    path = import_path(kind)  # type: ignore[arg-type]  # classes are hashable
     if path is None:
         return {"x-lightyard-refused": f"a {kind.__qualname__} has no import path"}
     concrete = not inspect.isabstract(kind)

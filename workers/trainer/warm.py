@@ -10,16 +10,27 @@ import importlib
 
 from setproctitle import setproctitle
 
+from core.settings import settings
+
+TRAINER_MODULES = (
+    "workers.trainer.build",
+    "workers.trainer.describe",
+    "workers.trainer.inventory",
+    "workers.trainer.main",
+    "workers.trainer.outcome",
+)
+
 setproctitle("lightyard-forkserver")
 
-import jsonargparse  # noqa: E402, F401
-import pytorch_lightning.cli  # noqa: E402, F401
-
-from core.settings import settings  # noqa: E402
+for module in TRAINER_MODULES:
+    importlib.import_module(module)
 
 for module in settings().catalog_modules:
     with contextlib.suppress(Exception):
         importlib.import_module(module)
+
+# Which classes a config may name is the same for every trainer: looked up once, kept by every fork.
+importlib.import_module("workers.trainer.allow").allow_only(settings().catalog_modules)
 
 # What is loaded by now lives as long as the process: out of the collector's sight, its pages stay shared by forks.
 gc.collect()

@@ -1,0 +1,117 @@
+"""A valid config, spelled out: full class paths, defaults filled in, the classes it needs, the devices it asks for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.catalog import Catalog, Entry
+from core.class_values import TYPE, ClassValue, arguments_schema, is_class_schema, read_class_value, resolve_class
+from core.schemas import Validator
+from core.validate import config_schema
+from core.yaml_reader import yaml_scalar
+
+ACCELERATORS = {"cuda": "gpu"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a config asks for: `accelerator` is auto, cpu, gpu, tpu or mps."""
+
+    accelerator: str
+    devices: int
+    num_nodes: int
+
+
+def defaults(config: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+    """A config that `validate` found no fault in, with every default filled in and every class by its full path."""
+    filled = _Walk(catalog, fill=True).value(dict(config), config_schema(catalog).schema)
+    assert isinstance(filled, dict)
+    return filled
+
+
+def resolved(config: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+    """A config that `validate` found no fault in, as it is but for short class names, which become full paths.
+
+    So it means the same on a worker that knows more classes of these names.
+    """
+    result = _Walk(catalog, fill=False).value(dict(config), config_schema(catalog).schema)
+    assert isinstance(result, dict)
+    return result
+
+
+def class_paths(config: Mapping[str, Any], catalog: Catalog) -> frozenset[str]:
+    """Full paths of all the classes and functions that a valid config names: what a worker must have to run it."""
+    walk = _Walk(catalog, fill=False)
+    walk.value(dict(config), config_schema(catalog).schema)
+    return frozenset(walk.found)
+
+
+def request(config: Mapping[str, Any]) -> Request:
+    """The resources that a valid config's Trainer flags ask for.
+
+    `devices` that say no number (absent, `auto`, -1) mean one device: a job takes what it names, not all there is.
+    """
+    flags = config.get("trainer") or {}
+    accelerator = str(flags.get("accelerator") or "auto")
+    nodes = flags.get("num_nodes") or 1
+    return Request(ACCELERATORS.get(accelerator, accelerator), _count(flags.get("devices")), int(nodes))
+
+
+def _count(devices: Any) -> int:
+    if isinstance(devices, list):
+        return len(devices)
+    if isinstance(devices, str) and "," in devices:
+        return len([part for part in devices.split(",") if part.strip()])
+    number = yaml_scalar(devices) if isinstance(devices, str) else devices
+    return number if isinstance(number, int) and number > 0 else 1
+
+
+class _Walk:
+    """Goes through a value along its schema; `found` gathers the paths of the classes it names."""
+
+    def __init__(self, catalog: Catalog, *, fill: bool) -> None:
+        self.catalog = catalog
+        self.fill = fill
+        self.found: set[str] = set()
+        self.validator: Validator = config_schema(catalog)
+
+    def value(self, value: Any, schema: Mapping[str, Any]) -> Any:
+        if "anyOf" in schema:
+            fitting = (branch for branch in schema["anyOf"] if self.validator.evolve(schema=branch).is_valid(value))
+            return self.value(value, next(fitting, {}))
+        if is_class_schema(schema):
+            return self.class_value(value, schema)
+        if isinstance(value, list):
+            firsts = schema.get("prefixItems", [])
+            rest = schema.get("items", {})
+            return [self.value(item, firsts[i] if i < len(firsts) else rest) for i, item in enumerate(value)]
+        if isinstance(value, dict):
+            return self.members(value, schema)
+        return value
+
+    def members(self, value: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+        properties = schema.get("properties", {})
+        rest = schema.get("additionalProperties") or {}
+        result = {key: self.value(item, properties.get(key, rest)) for key, item in value.items()}
+        if self.fill:
+            for key, sub in properties.items():
+                if key not in result and "default" in sub:
+                    result[key] = _Walk(self.catalog, fill=True).value(sub["default"], sub)
+        return result
+
+    def class_value(self, value: Any, schema: Mapping[str, Any]) -> Any:
+        spec = read_class_value(value, schema)
+        entry = resolve_class(spec.name, schema, self.catalog) if spec is not None and spec.name is not None else None
+        if spec is None or not isinstance(entry, Entry):
+            return value  # a default that no worker announces
+        self.found.add(entry.class_path)
+        if TYPE in schema or entry.kind == "function" or (spec.is_bare and not self.fill):
+            return entry.class_path
+        return self.built(spec, entry, schema, value)
+
+    def built(self, spec: ClassValue, entry: Entry, schema: Mapping[str, Any], value: Any) -> Any:
+        arguments = {**spec.inherited, **spec.args} if self.fill else spec.args
+        inner = self.members(arguments, arguments_schema(entry, schema))
+        if not self.fill and not spec.name_path:
+            return {**value, "init_args": inner} if spec.args_path else inner
+        return {"class_path": entry.class_path, **({"init_args": inner} if inner or spec.args_path else {})}

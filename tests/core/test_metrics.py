@@ -1,0 +1,83 @@
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from core.database import Database
+from core.jobs import Job
+from core.metrics import Metrics, Point, newest, readable
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def add(database: Database, job: Job, values: dict[str, list[float]], first: int = 0, names_max: int = 100) -> set[str]:
+    points = [
+        Point(name, first + step, 0, value, AT) for name, series in values.items() for step, value in enumerate(series)
+    ]
+    with database.write() as connection:
+        return Metrics(database).add(connection, job.id, points, names_max)
+
+
+def test_points_shipped_twice_are_there_once_and_the_later_value_counts(
+    database: Database, submit: Callable[..., Job]
+) -> None:
+    job = submit()
+    add(database, job, {"loss": [3.0, 2.0, 1.0]})
+    add(database, job, {"loss": [2.0, 9.0]}, first=1)
+    series = Metrics(database).series(job.id, "loss")
+    assert series is not None
+    assert [(point.step, point.value) for point in series.points] == [(0, 3.0), (1, 2.0), (2, 9.0)]
+    assert series.points[0].at == AT
+
+
+def test_a_summary_tells_count_span_last_and_extremes(database: Database, submit: Callable[..., Job]) -> None:
+    job = submit()
+    add(database, job, {"loss": [3.0, float("nan"), 1.0], "lr": [float("inf")], "bad": [float("nan")]})
+    bad, loss, lr = Metrics(database).summaries(job.id)
+    assert (loss.count, loss.first_step, loss.last_step, loss.last, loss.min, loss.max) == (3, 0, 2, 1.0, 1.0, 3.0)
+    assert (lr.last, lr.max) == (math.inf, math.inf)
+    assert math.isnan(bad.last)
+    assert bad.min is None
+
+
+def test_a_long_series_comes_in_buckets_that_keep_its_extremes(database: Database, submit: Callable[..., Job]) -> None:
+    job = submit()
+    values = [float(step % 100) for step in range(5_000)]
+    values[1234], values[4321] = -50.0, 500.0
+    add(database, job, {"loss": values})
+    series = Metrics(database).series(job.id, "loss", max_points=20)
+    assert series is not None
+    assert series.downsampled
+    assert 10 <= len(series.points) <= 20
+    assert min(point.min for point in series.points if point.min is not None) == -50.0
+    assert max(point.max for point in series.points if point.max is not None) == 500.0
+    assert series.points[-1].step == 4_999
+    part = Metrics(database).series(job.id, "loss", from_step=1230, to_step=1239, max_points=20)
+    assert part is not None
+    assert not part.downsampled
+    assert [point.step for point in part.points] == list(range(1230, 1240))
+
+
+def test_an_unknown_series_is_none_and_a_query_leaves_it_out(database: Database, submit: Callable[..., Job]) -> None:
+    one, two = submit(), submit()
+    add(database, one, {"a": [1.0], "b": [2.0]})
+    add(database, two, {"a": [3.0]})
+    store = Metrics(database)
+    assert store.series(one.id, "c") is None
+    found = store.query([one.id, two.id], ["a", "c"], 10)
+    assert {job: {name: series.points[0].value for name, series in of.items()} for job, of in found.items()} == {
+        one.id: {"a": 1.0},
+        two.id: {"a": 3.0},
+    }
+
+
+def test_names_past_the_limit_are_left_out_and_named(database: Database, submit: Callable[..., Job]) -> None:
+    job = submit()
+    assert add(database, job, {"a": [1.0], "b": [1.0]}, names_max=3) == set()
+    assert add(database, job, {"b": [2.0], "c": [1.0], "d": [1.0]}, names_max=3) == {"d"}
+    assert [summary.name for summary in Metrics(database).summaries(job.id)] == ["a", "b", "c"]
+
+
+def test_what_is_not_finite_is_told_as_a_string() -> None:
+    points = [Point("a", 0, None, 1.0, AT), Point("a", 1, None, float("nan"), AT), Point("b", 0, None, -math.inf, AT)]
+    assert newest(points) == {"a": "NaN", "b": "-Infinity"}
+    assert readable(math.inf) == "Infinity"

@@ -1,0 +1,158 @@
+"""The classes and functions that a config may name: those of the catalogue modules, and Lightning's and torch's own."""
+
+import enum
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import pytorch_lightning as pl
+import pytorch_lightning.callbacks
+import pytorch_lightning.cli
+import pytorch_lightning.loggers
+import pytorch_lightning.profilers
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from core.catalog import Kind
+from core.errors import Fault
+from workers.trainer.import_paths import defining_path, import_path
+
+# Bases, not to be made themselves, and what makes no sense in a job.
+_LEFT_OUT: set[type] = {
+    pl.Callback,
+    pl.callbacks.BaseFinetuning,
+    pl.callbacks.BasePredictionWriter,
+    pl.callbacks.Checkpoint,
+    pl.callbacks.ProgressBar,
+    pl.profilers.Profiler,
+    pl.profilers.XLAProfiler,
+    torch.optim.Optimizer,
+    LRScheduler,
+    nn.Module,
+    nn.Container,
+    nn.DataParallel,
+}
+_KINDS: list[tuple[type, Kind]] = [
+    (pl.LightningModule, Kind.MODEL),
+    (pl.LightningDataModule, Kind.DATA),
+    (pl.Callback, Kind.CALLBACK),
+    (torch.optim.Optimizer, Kind.OPTIMIZER),
+    (LRScheduler, Kind.LR_SCHEDULER),
+    (pl.loggers.Logger, Kind.LOGGER),
+    (pl.profilers.Profiler, Kind.PROFILER),
+    (nn.Module, Kind.MODULE),
+]
+_TORCH_FUNCTIONS = ("relu", "sigmoid", "tanh", "softmax", "log_softmax", "selu", "celu", "sin", "cos", "square")
+
+
+@dataclass
+class Announced:
+    """One class or function, with every path that means it."""
+
+    thing: Any
+    path: str
+    kind: Kind
+    builtin: bool
+    aliases: set[str] = field(default_factory=set)
+
+
+class Classes:
+    """What a config may name, by identity, as it is found; modules that cannot be imported are faults."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.found: dict[int, Announced] = {}
+        self.faults: list[Fault] = []
+        for thing in _builtins():
+            self.add(thing, builtin=True)
+        for name in modules:
+            for module in self._import(name):
+                self._add_module(module, name)
+
+    def __iter__(self) -> Iterator[Announced]:
+        return iter(list(self.found.values()))
+
+    def add(self, thing: Any, *, builtin: bool = False, alias: str | None = None) -> None:
+        """Announce a class or a function, if it has an import path."""
+        known = self.found.get(id(thing))
+        if known is None:
+            path = import_path(thing)
+            if path is None:
+                return
+            known = self.found[id(thing)] = Announced(thing, path, _kind(thing), builtin)
+        known.aliases |= {path for path in (alias, defining_path(thing)) if path and path != known.path}
+
+    def _import(self, name: str) -> Iterator[ModuleType]:
+        """The module and, of a package, all below it."""
+        try:
+            module = importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            self.faults.append(Fault(name, "import_failed", f"{type(error).__name__}: {error}"))
+            return
+        yield module
+        for found in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}."):
+            if not found.name.endswith(".__main__"):
+                yield from self._import(found.name)
+
+    def _add_module(self, module: ModuleType, root: str) -> None:
+        for name, thing in vars(module).items():
+            home = getattr(thing, "__module__", None)
+            if name.startswith("_") or not isinstance(home, str) or not (home == root or home.startswith(f"{root}.")):
+                continue
+            if _is_announceable(thing):
+                self.add(thing, alias=f"{module.__name__}.{name}")
+
+
+def _is_announceable(thing: Any) -> bool:
+    if inspect.isfunction(thing):
+        return not thing.__name__.startswith("_")
+    return (
+        inspect.isclass(thing)
+        and not thing.__name__.startswith("_")
+        and not inspect.isabstract(thing)
+        and not issubclass(thing, (BaseException, enum.Enum))
+        and not typing.is_typeddict(thing)
+        and not hasattr(thing, "_fields")
+        and not getattr(thing, "_is_protocol", False)
+    )
+
+
+def _builtins() -> Iterator[Any]:
+    for owner in (pl.callbacks, pl.profilers, torch.optim, torch.optim.lr_scheduler):
+        for name in owner.__all__:
+            thing = getattr(owner, name)
+            if inspect.isclass(thing) and thing not in _LEFT_OUT:
+                yield thing
+    yield pl.cli.ReduceLROnPlateau
+    yield pl.loggers.CSVLogger
+    if _has_tensorboard():
+        yield pl.loggers.TensorBoardLogger
+    for thing in vars(nn).values():
+        if inspect.isclass(thing) and issubclass(thing, nn.Module) and thing not in _LEFT_OUT:
+            yield thing
+    yield from _functions(nn.functional)
+    for name in _TORCH_FUNCTIONS:
+        yield getattr(torch, name)
+
+
+def _functions(module: ModuleType) -> Iterator[Callable[..., Any]]:
+    for name, thing in vars(module).items():
+        if inspect.isroutine(thing) and not name.startswith("_") and getattr(thing, "__name__", "") == name:
+            yield thing
+
+
+def _has_tensorboard() -> bool:
+    return any(importlib.util.find_spec(name) is not None for name in ("tensorboard", "tensorboardX"))
+
+
+def _kind(thing: Any) -> Kind:
+    if thing is pl.Trainer:
+        return Kind.TRAINER
+    if not inspect.isclass(thing):
+        return Kind.FUNCTION
+    return next((kind for base, kind in _KINDS if issubclass(thing, base)), Kind.OBJECT)
