@@ -208,7 +208,8 @@ class Supervisor:
             return _silent_exit(code)
         name = signal.Signals(-code).name
         if -code in CRASHES:
-            trace = self._run.log_tail(LOG_TAIL_BYTES)
+            tail = self._run.log_tail(LOG_TAIL_BYTES)
+            trace = tail[max(0, tail.rfind("Fatal Python error")) :]  # what faulthandler wrote
             return Outcome("failed", ReasonCode.USER_ERROR, f"the trainer crashed with {name}", trace)
         return Outcome("failed", ReasonCode.USER_ERROR, f"the trainer was ended by {name}")
 

@@ -24,7 +24,9 @@ def allow_only(modules: Sequence[str]) -> None:
 
 @functools.cache
 def _allowed(modules: tuple[str, ...]) -> tuple[str, ...]:
-    """Every path of every announced class: those a config may give, and where each is defined, which is checked too."""
-    paths = {path for announced in Classes(modules) for path in (announced.path, *announced.aliases)}
-    paths |= {"torch.dtype", *dtypes()}
+    """Every path of what is announced: those that a config may give, and where it is defined, which is checked too."""
+    paths = {"torch.dtype", *dtypes()}
+    for announced in Classes(modules):
+        thing = announced.thing
+        paths |= {announced.path, *announced.aliases, f"{thing.__module__}.{thing.__qualname__}"}
     return tuple(sorted(path for path in paths if all(part.isidentifier() for part in path.split("."))))

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -70,6 +70,9 @@ class Classes:
         self.faults: list[Fault] = []
         for thing in _builtins():
             self.add(thing, builtin=True)
+        for name, thing in vars(nn.functional).items():
+            if inspect.isroutine(thing) and getattr(thing, "__name__", "") == name and not name.startswith("_"):
+                self.add(thing, builtin=True, path=f"torch.nn.functional.{name}")
         for name in modules:
             for module in self._import(name):
                 self._add_module(module, name)
@@ -77,11 +80,11 @@ class Classes:
     def __iter__(self) -> Iterator[Announced]:
         return iter(list(self.found.values()))
 
-    def add(self, thing: Any, *, builtin: bool = False, alias: str | None = None) -> None:
-        """Announce a class or a function, if it has an import path."""
+    def add(self, thing: Any, *, builtin: bool = False, alias: str | None = None, path: str | None = None) -> None:
+        """Announce a class or a function, under `path` or else its own, if it has one."""
         known = self.found.get(id(thing))
         if known is None:
-            path = import_path(thing)
+            path = path or import_path(thing)
             if path is None:
                 return
             known = self.found[id(thing)] = Announced(thing, path, _kind(thing), builtin)
@@ -135,15 +138,8 @@ def _builtins() -> Iterator[Any]:
     for thing in vars(nn).values():
         if inspect.isclass(thing) and issubclass(thing, nn.Module) and thing not in _LEFT_OUT:
             yield thing
-    yield from _functions(nn.functional)
     for name in _TORCH_FUNCTIONS:
         yield getattr(torch, name)
-
-
-def _functions(module: ModuleType) -> Iterator[Callable[..., Any]]:
-    for name, thing in vars(module).items():
-        if inspect.isroutine(thing) and not name.startswith("_") and getattr(thing, "__name__", "") == name:
-            yield thing
 
 
 def _has_tensorboard() -> bool:

@@ -1,6 +1,7 @@
 """Where a class or function can be imported from."""
 
 import functools
+import inspect
 import sys
 from typing import Any
 
@@ -26,9 +27,13 @@ def import_path(thing: Any) -> str | None:
 def defining_path(thing: Any) -> str | None:
     """The path of the module that defines it; nothing where it stands inside a function or a class."""
     module = getattr(thing, "__module__", None)
-    name = getattr(thing, "__qualname__", None)
-    if module is None and getattr(sys.modules.get("torch"), name or "", None) is thing:
-        module = "torch"  # torch's built-in functions do not say where they are
-    if not isinstance(module, str) or not isinstance(name, str) or not name.isidentifier():
+    if inspect.isbuiltin(thing):  # torch's own functions: their qualified name speaks of a class that nobody sees
+        name = thing.__name__
+        module = module or "torch"
+        if getattr(sys.modules.get(module), name, None) is not thing:
+            return None
+    else:
+        name = getattr(thing, "__qualname__", "")
+    if not isinstance(module, str) or not name.isidentifier():
         return None
     return f"{module}.{name}"

@@ -1,0 +1,134 @@
+"""A trainer that goes wrong: the job says why within seconds, the worker lives, the next job runs."""
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import User
+from tests.waiting import wait_until
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "message", "trace"),
+    [
+        ("raise", "user_error", "ValueError: the user's own mistake", "in misbehave"),
+        ("segfault", "user_error", "crashed with SIGSEGV", "misbehave"),
+        ("exit", "user_error", "exited with code 3", None),
+        ("sys_exit", "user_error", "sys.exit('enough')", "in misbehave"),
+        ("out_of_memory", "oom", "memory", "in misbehave"),
+        ("no_space", "out_of_disk", "No space left", "in misbehave"),
+    ],
+)
+def test_a_trainer_that_fails_tells_why(user: User, what: str, code: str, message: str, trace: str | None) -> None:
+    job = user.ended(user.submit(user.net(what)))
+    assert job["status"] == "failed"
+    assert job["reason"]["code"] == code
+    assert message in job["reason"]["message"]
+    if trace is not None:
+        assert trace in job["reason"]["traceback"]
+    assert job["attempt"] == 1, "a user's error is never retried"
+    assert user.event_types(job["id"])[-1] == "failed"
+    after = user.ended(user.submit(user.net()))
+    assert after["status"] == "succeeded", "the worker lives"
+
+
+def test_a_trainer_that_eats_memory_past_its_limit_is_killed_as_such(user: User) -> None:
+    job = user.ended(user.submit(user.net("eat_memory"), limits={"max_memory_bytes": 900 * 2**20}))
+    assert (job["status"], job["reason"]["code"]) == ("failed", "oom")
+    assert str(900 * 2**20) in job["reason"]["message"]
+
+
+def test_a_job_past_its_time_limit_is_killed_as_such(user: User) -> None:
+    job = user.ended(user.submit(user.net("hang"), limits={"max_seconds": 2}))
+    assert (job["status"], job["reason"]["code"]) == ("failed", "timeout")
+
+
+def test_a_trainer_killed_from_outside_is_tried_again_and_its_metrics_are_whole(user: User, tmp_path: Path) -> None:
+    once = str(tmp_path / "once")
+    config = user.net("die", at_step=3, once=once, batches=6, trainer={"max_steps": 6, "log_every_n_steps": 1})
+    job = user.ended(user.submit(config))
+    assert job["status"] == "succeeded", job["reason"]
+    assert [(one["outcome"], one["resume"]) for one in job["attempts"]] == [
+        ("worker_lost", None),
+        ("succeeded", "restart"),
+    ]
+    types = user.event_types(job["id"])
+    assert [types.count(name) for name in ("attempt_lost", "requeued", "claimed", "started")] == [1, 1, 2, 2]
+    points = user.client.get(f"/v1/jobs/{job['id']}/metrics/loss").json()["points"]
+    assert [point["step"] for point in points] == list(range(6))
+
+
+def test_a_fork_server_that_dies_costs_an_attempt_not_the_job(user: User) -> None:
+    job_id = user.submit(user.net(step_seconds=0.05, batches=40, trainer={"max_steps": 40}))
+    user.until_event(job_id, "first_step")
+    worker = psutil.Process(user.stack.processes["worker-1"].pid)
+    (server,) = [child for child in worker.children() if child.name().startswith("lightyard-fork")]
+    trainers = server.children(recursive=True)
+    assert trainers
+    server.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(trainers, timeout=10)
+    assert not alive, "no trainer outlives its fork server"
+    job = user.ended(job_id)
+    assert job["status"] == "succeeded", job["reason"]
+    assert len(job["attempts"]) == 2
+
+
+def test_a_running_job_stops_between_two_steps_and_leaves_a_checkpoint(user: User) -> None:
+    job_id = user.submit(user.net(step_seconds=0.02, batches=500, trainer={"max_steps": 5000}))
+    user.until(job_id, lambda job: bool(job["progress"]), "it trains")
+    asked = user.client.post(f"/v1/jobs/{job_id}/cancel")
+    assert asked.status_code == 202
+    assert asked.json()["cancel_requested_at"]
+    job = user.ended(job_id)
+    assert (job["status"], job["reason"]["code"]) == ("cancelled", "cancelled_by_user")
+    types = user.event_types(job_id)
+    assert types[-2:] == ["stopped", "cancelled"]
+    (checkpoint,) = user.client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]
+    assert checkpoint["kind"] == "stop"
+    assert checkpoint["step"] >= job["progress"]["global_step"] > 0
+    assert user.client.post(f"/v1/jobs/{job_id}/cancel").json()["status"] == "cancelled", "asking again is no error"
+
+
+def test_a_job_that_hangs_is_killed_by_force_at_once(user: User) -> None:
+    job_id = user.submit(user.net("hang"))
+    user.until_event(job_id, "first_step")
+    user.client.post(f"/v1/jobs/{job_id}/cancel", params={"force": True})
+    job = user.ended(job_id, deadline_seconds=10)
+    assert job["status"] == "cancelled"
+    assert "killed" in job["reason"]["message"]
+
+
+def test_a_job_that_hangs_is_killed_after_its_grace(user: User) -> None:
+    job_id = user.submit(user.net("hang"))
+    user.until_event(job_id, "first_step")
+    user.client.post(f"/v1/jobs/{job_id}/cancel")
+    assert user.ended(job_id, deadline_seconds=30)["status"] == "cancelled"
+
+
+def test_a_queued_job_is_cancelled_at_once(user: User) -> None:
+    blockers = [user.submit(user.net(step_seconds=0.1, batches=600, trainer={"max_steps": 600})) for _ in range(2)]
+    for blocker in blockers:
+        user.until_event(blocker, "started")
+    job_id = user.submit(user.net())
+    job = user.job(job_id)
+    assert job["status"] == "queued"
+    assert job["waiting"]["reason"]
+    cancelled = user.client.post(f"/v1/jobs/{job_id}/cancel").json()
+    assert cancelled["status"] == "cancelled"
+    for blocker in blockers:
+        user.client.post(f"/v1/jobs/{blocker}/cancel", params={"force": True})
+        user.ended(blocker)
+    assert user.event_types(job_id) == ["created", "cancelled"], "it was never claimed"
+
+
+def test_nothing_of_a_trainer_is_left_when_its_job_has_ended(user: User) -> None:
+    user.ended(user.submit(user.net()))
+    worker = psutil.Process(user.stack.processes["worker-1"].pid)
+
+    def only_the_fork_server() -> bool:
+        names = [child.name() for child in worker.children(recursive=True)]
+        return all("trainer" not in name for name in names)
+
+    wait_until(only_the_fork_server, what="no trainer is left")

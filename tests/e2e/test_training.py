@@ -1,0 +1,155 @@
+"""A config becomes a trained model: as a job, the same as by hand."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.e2e.conftest import User
+
+ROOT = Path(__file__).parents[2]
+DIGITS = (ROOT / "examples" / "digits.yaml").read_text().replace("max_epochs: 30", "max_epochs: 3")
+
+BY_HAND = """
+import sys
+from pytorch_lightning.cli import LightningCLI
+LightningCLI(args=["fit", "--config", sys.argv[1], "--trainer.default_root_dir", sys.argv[2]])
+"""
+
+COMPARE = """
+import json, sys, torch
+from pathlib import Path
+one = torch.load(sys.argv[1], weights_only=True, map_location="cpu")
+two = torch.load(next(Path(sys.argv[2]).rglob("last.ckpt")), weights_only=True, map_location="cpu")
+same = {key: torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items()}
+optimizers = [[torch.equal(state["exp_avg"], two["optimizer_states"][0]["state"][index]["exp_avg"])
+    for index, state in one["optimizer_states"][0]["state"].items()]]
+print(json.dumps({"same": same, "optimizers": optimizers, "steps": [one["global_step"], two["global_step"]]}))
+"""
+
+SCORE = """
+import json, sys
+from pytorch_lightning import Trainer
+from models.data import Digits
+from models.vision import ImageClassifier
+module = ImageClassifier.load_from_checkpoint(sys.argv[1], weights_only=True)
+trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+print(json.dumps(trainer.validate(module, Digits(batch_size=64, random_shift=1), verbose=False)[0]))
+"""
+
+
+def run(program: str, *arguments: object, folder: Path) -> str:
+    """Run a program in a Python of its own, as a user outside of the service would; returns its last line."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
+def test_the_digits_file_trains_as_a_job_to_what_it_trains_to_by_hand_bit_for_bit(user: User, tmp_path: Path) -> None:
+    job_id = user.submit(DIGITS)
+    config = tmp_path / "digits.yaml"
+    config.write_text(DIGITS)
+    run(BY_HAND, config, tmp_path / "by-hand", folder=tmp_path)
+
+    job = user.ended(job_id, deadline_seconds=120)
+    assert job["status"] == "succeeded", job["reason"]
+    types = user.event_types(job_id)
+    assert types[:4] == ["created", "claimed", "started", "first_step"]
+    assert types[-1] == "succeeded"
+    assert types.count("checkpoint_saved") >= 4
+
+    listed = user.client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]
+    files = {}
+    for checkpoint in listed:
+        file = user.download(checkpoint["id"], tmp_path / checkpoint["id"])
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == checkpoint["sha256"]
+        assert file.stat().st_size == checkpoint["size_bytes"]
+        files[checkpoint["id"]] = file
+    assert [one["is_best"] for one in listed].count(True) == 1
+    assert [one["is_last"] for one in listed].count(True) == 1
+
+    last = files[job["last_checkpoint_id"]]
+    told = json.loads(run(COMPARE, last, tmp_path / "by-hand", folder=tmp_path))
+    assert told["same"]
+    assert all(told["same"].values()), told
+    assert all(map(all, told["optimizers"])), told
+    assert told["steps"][0] == told["steps"][1]
+
+    best = user.client.get(f"/v1/jobs/{job_id}/checkpoints/best").json()
+    scored = json.loads(run(SCORE, files[best["id"]], folder=tmp_path))
+    assert scored["val_acc"] == best["metrics"]["val_acc"]
+    assert scored["val_loss"] == best["metrics"]["val_loss"]
+
+
+def test_what_a_job_logged_is_what_it_tells(user: User) -> None:
+    config = user.net(batches=6, trainer={"max_steps": 6, "log_every_n_steps": 1})
+    job_id = user.submit(config, name="logged", labels={"suite": "e2e"})
+    job = user.ended(job_id)
+    assert job["status"] == "succeeded", job["reason"]
+    points = user.client.get(f"/v1/jobs/{job_id}/metrics/loss").json()["points"]
+    assert [point["step"] for point in points] == list(range(6))
+    assert job["metrics"]["loss"] == points[-1]["value"]
+    assert job["progress"]["global_step"] == job["progress"]["max_steps"] == 6
+    assert "max_steps=6` reached" in user.log(job_id)
+    found = user.client.get("/v1/jobs", params={"name": "logged", "label.suite": "e2e"}).json()["data"]
+    assert [one["id"] for one in found] == [job_id]
+
+
+def test_early_stopping_is_a_success_that_says_so(user: User) -> None:
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss", "patience": 1, "mode": "max"}}
+    flags = {"max_steps": -1, "max_epochs": 50, "callbacks": [stopping]}
+    job = user.ended(user.submit(user.net(batches=2, trainer=flags)))
+    assert job["status"] == "succeeded", job["reason"]
+    assert job["reason"]["code"] == "early_stopped"
+    assert "loss" in job["reason"]["message"]
+    assert job["progress"]["epoch"] < 49
+
+
+def test_two_devices_train_as_two_ranks_of_one_job(user: User) -> None:
+    flags = {"devices": 2, "accelerator": "cpu", "strategy": "ddp", "max_steps": 3, "log_every_n_steps": 1}
+    job = user.ended(user.submit(user.net(batches=8, trainer=flags)))
+    assert job["status"] == "succeeded", job["reason"]
+    assert job["attempts"][0]["devices"] == ["cpu:0", "cpu:1"]
+    assert job["metrics"]["rank"] == 0.0, "metrics come from the first rank, once"
+
+
+def test_a_running_job_finds_no_credential_in_its_environment(user: User) -> None:
+    config = user.net()
+    config["model"]["class_path"] = "misbehaving.Curious"
+    job_id = user.submit(config)
+    assert user.ended(job_id)["status"] == "succeeded"
+    log = user.log(job_id)
+    assert "environment: PATH" in log
+    for name in ("LIGHTYARD_DATABASE_URL", "LIGHTYARD_BROKER_URL", "LIGHTYARD_STORAGE_URL"):
+        assert name not in log
+    assert "cuda: ''" in log, "a CPU job sees no GPU"
+
+
+def test_every_fault_of_a_config_is_told_at_submit_and_no_row_is_left(user: User) -> None:
+    before = user.client.get("/v1/jobs").json()["data"]
+    config = yaml.safe_load(DIGITS)
+    config["model"]["init_args"]["widht"] = 3
+    config["model"]["init_args"]["num_classes"] = "ten"
+    config["trainer"]["callbacks"][1]["class_path"] = "EarlyStoping"
+    config["trainer"]["max_epochs"] = -7
+    answer = user.client.post("/v1/jobs", json={"config": config})
+    assert answer.status_code == 422
+    assert {fault["pointer"] for fault in answer.json()["errors"]} == {
+        "/config/model/init_args/widht",
+        "/config/model/init_args/num_classes",
+        "/config/trainer/callbacks/1/class_path",
+        "/config/trainer/max_epochs",
+    }
+    assert user.client.get("/v1/jobs").json()["data"] == before
+
+
+def test_a_plain_module_is_no_model(user: User) -> None:
+    answer = user.client.post("/v1/jobs", json={"config": {"model": {"class_path": "misbehaving.Plain"}}})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/config/model/class_path"
+    assert "LightningModule" in answer.json()["errors"][0]["message"]
