@@ -243,12 +243,12 @@ _LABELS = {
 
 def words_for(bases: Sequence[str]) -> str:
     """What is expected where one of these classes is, in words."""
-    names = list(dict.fromkeys(base.rpartition(".")[2] for base in bases))
-    return " or ".join(names) or "class"
+    names = dict.fromkeys(base.rpartition(".")[2] for base in bases)
+    return " or ".join(f"{'an' if name[0] in 'AEIOU' else 'a'} {name}" for name in names) or "a class"
 
 
 def _wrong_kind(entry: Entry, bases: Sequence[str]) -> str:
-    message = f"{entry.class_path} is {_LABELS[entry.kind]}; here goes a {words_for(bases)}."
+    message = f"{entry.class_path} is {_LABELS[entry.kind]}; here goes {words_for(bases)}."
     if entry.kind is Kind.MODULE and LIGHTNING_MODULE in bases:
         message += " Wrap it in a LightningModule with a training_step."
     return message

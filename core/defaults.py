@@ -6,7 +6,7 @@ from typing import Any
 
 from core.catalog import Catalog, Entry
 from core.class_values import TYPE, ClassValue, arguments_schema, is_class_schema, read_class_value, resolve_class
-from core.schemas import Validator
+from core.schemas import Validator, accepts
 from core.validate import config_schema
 from core.yaml_reader import yaml_scalar
 
@@ -77,7 +77,7 @@ class _Walk:
 
     def value(self, value: Any, schema: Mapping[str, Any]) -> Any:
         if "anyOf" in schema:
-            fitting = (branch for branch in schema["anyOf"] if self.validator.evolve(schema=branch).is_valid(value))
+            fitting = (branch for branch in schema["anyOf"] if accepts(self.validator, value, branch))
             return self.value(value, next(fitting, {}))
         if is_class_schema(schema):
             return self.class_value(value, schema)
@@ -112,6 +112,8 @@ class _Walk:
     def built(self, spec: ClassValue, entry: Entry, schema: Mapping[str, Any], value: Any) -> Any:
         arguments = {**spec.inherited, **spec.args} if self.fill else spec.args
         inner = self.members(arguments, arguments_schema(entry, schema))
-        if not self.fill and not spec.name_path:
-            return {**value, "init_args": inner} if spec.args_path else inner
+        if not self.fill:
+            named = {"class_path": entry.class_path} if spec.name_path else {}
+            arguments_given = {"init_args": inner} if "init_args" in value else {}
+            return {**value, **named, **arguments_given} if spec.name_path or spec.args_path else inner
         return {"class_path": entry.class_path, **({"init_args": inner} if inner or spec.args_path else {})}

@@ -122,6 +122,6 @@ class Fleet:
             connection.execute(delete(workers).where(workers.c.id.in_(old)))
 
 
-def _as_worker(row: Row[Any], cutoff: datetime, live: Sequence[Row[Any]]) -> Worker:
+def _as_worker(row: Row[Any], cutoff: datetime, live: Sequence[Any]) -> Worker:
     busy = {device: claim.job_id for claim in live if claim.worker_id == row.id for device in claim.devices}
     return Worker(**row._mapping, online=row.heartbeat_at > cutoff, busy=busy)

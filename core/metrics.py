@@ -106,7 +106,7 @@ class Metrics:
             select(
                 metric_series.c.id,
                 metric_series.c.name,
-                func.count().label("count"),
+                func.count().label("points"),
                 func.min(metric_points.c.step).label("first_step"),
                 func.max(metric_points.c.step).label("last_step"),
                 func.min(metric_points.c.value).label("low"),
@@ -129,7 +129,7 @@ class Metrics:
             return [
                 Summary(
                     name=row.name,
-                    count=row.count,
+                    count=row.points,
                     first_step=row.first_step,
                     last_step=row.last_step,
                     last=row.last,

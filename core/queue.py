@@ -41,7 +41,7 @@ class Queue:
         live = [status for status in Status if status not in FINAL]
         query = select(jobs.c.status, func.count()).where(jobs.c.status.in_(live)).group_by(jobs.c.status)
         with self._database.read() as connection:
-            found = {status: count for status, count in connection.execute(query)}
+            found = {row[0]: row[1] for row in connection.execute(query)}
         return {str(status): found.get(status, 0) for status in live}
 
     def waiting(self, job: Job, silence_seconds: float) -> Waiting:
@@ -92,9 +92,7 @@ class Queue:
         )
         if after is not None:
             priority, job_id = after
-            query = query.where(
-                or_(jobs.c.priority < priority, and_(jobs.c.priority == priority, jobs.c.id > job_id))
-            )
+            query = query.where(or_(jobs.c.priority < priority, and_(jobs.c.priority == priority, jobs.c.id > job_id)))
         with self._database.read() as connection:
             return [as_job(row) for row in connection.execute(query)]
 

@@ -81,12 +81,14 @@ def _meant_branch(error: ValidationError) -> list[ValidationError]:
     fitting = [errors for errors in branches.values() if not any(map(_is_wrong_shape, errors))]
     if not fitting and not _mentions_enum(error):
         # A name that is no class, where nothing but a class, or a list of them, could be meant.
-        fitting = [errors for errors in branches.values() if any(map(_names_no_class, errors))]
+        fitting = [errors for errors in branches.values() if any(map(_tells, errors))]
     return min(fitting, key=len, default=[])
 
 
-def _names_no_class(error: ValidationError) -> bool:
-    return isinstance(error, Problem) and error.code in {"unknown_class", "wrong_kind", "ambiguous_class"}
+def _tells(error: ValidationError) -> bool:
+    if isinstance(error, Problem):
+        return error.code in {"unknown_class", "wrong_kind", "ambiguous_class"}
+    return error.validator == "x-lightyard-refused"
 
 
 def _is_wrong_shape(error: ValidationError) -> bool:
@@ -147,8 +149,8 @@ def expected(schema: Any) -> str:
         return " or ".join(parts)
     if is_class_schema(schema):
         if CLASS in schema:
-            return f"a {words_for(schema[CLASS])} as {{class_path, init_args}}"
-        return f"the import path of a {words_for(expected_bases(schema))}" if TYPE in schema else "a function or class"
+            return f"{words_for(schema[CLASS])} as {{class_path, init_args}}"
+        return f"the import path of {words_for(expected_bases(schema))}" if TYPE in schema else "a function or class"
     if "enum" in schema:
         return "one of " + ", ".join("null" if value is None else str(value) for value in schema["enum"])
     if "const" in schema:

@@ -17,10 +17,13 @@ from multiprocessing import forkserver
 from typing import Any
 
 PRELOAD = "workers.trainer.warm"
+RESTART_SECONDS = 120.0
 FORK_SERVER_DIED = 255
 """Exit code that multiprocessing reports for a child whose fork server is gone."""
 
 _context = multiprocessing.get_context("forkserver")
+_died = threading.Event()
+_reviving = threading.Lock()
 _lock = threading.Lock()
 """Starting a process polls all others of this process, and a poll reads an exit code once: one thread at a time."""
 
@@ -30,6 +33,17 @@ def warm() -> None:
     _context.set_forkserver_preload([PRELOAD])
     with _lock:
         forkserver.ensure_running()
+
+
+def wait_until_warm() -> None:
+    """Return once the fork server forks: at once, unless it has died and is importing anew.
+
+    Called before a job is claimed, so that no lease runs while nothing can be started.
+    """
+    with _reviving:
+        if _died.is_set():
+            Fork("builtins", "bool").wait(RESTART_SECONDS)
+            _died.clear()
 
 
 class Fork:
@@ -54,6 +68,8 @@ class Fork:
         if self._exit_code is None:
             with _lock:
                 self._exit_code = self._process.exitcode
+            if self._exit_code == FORK_SERVER_DIED:
+                _died.set()
         return self._exit_code
 
     def kill(self) -> None:

@@ -12,6 +12,7 @@ from core.catalog import Catalog
 from core.database import Database
 from core.settings import Settings
 from core.storage import Store
+from workers.forkserver import wait_until_warm
 from workers.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -32,6 +33,7 @@ class Desk:
     def work(self) -> None:
         """Claim and run jobs, best first, until none is left that fits. One that was rung for may be gone already."""
         while not self.shutting_down.is_set():
+            wait_until_warm()
             claim = self._attempts.claim(
                 self._worker_id, self._config.worker, self._config.lease_seconds, self._can_run
             )

@@ -94,7 +94,7 @@ class Reporter(Callback):
         return agreed
 
     def _stop(self, trainer: Trainer) -> None:
-        if not trainer.sanity_checking and not trainer.fast_dev_run:
+        if not trainer.sanity_checking:
             self._files.kind = "stop"
             trainer.save_checkpoint(str(self._run.checkpoints / f"stop-step={trainer.global_step}.ckpt"), False)
         raise Stopped

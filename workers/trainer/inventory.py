@@ -3,10 +3,10 @@
 import os
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-import pytorch_lightning
 import torch
 
 from workers.rundir import write_whole
@@ -29,7 +29,7 @@ def take_inventory(path: str, modules: Sequence[str]) -> None:
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
-                "pytorch_lightning": pytorch_lightning.__version__,
+                "pytorch_lightning": version("pytorch-lightning"),
             },
         },
     )

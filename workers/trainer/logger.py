@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers.logger import DummyExperiment, Logger
+from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from workers.trainer.spool import Spool
@@ -35,9 +35,9 @@ class SpoolLogger(Logger):
         return str(self._folder)
 
     @property
-    def experiment(self) -> DummyExperiment:
-        """No experiment object: what modules do to one of a logger they do not have is ignored, as in Lightning."""
-        return DummyExperiment()
+    def experiment(self) -> "NoExperiment":
+        """Nothing: what modules do to the experiment of a logger they do not have is ignored, as in Lightning."""
+        return NoExperiment()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -54,3 +54,17 @@ class SpoolLogger(Logger):
     def finalize(self, status: str) -> None:
         """Write what is buffered."""
         self._spool.flush()
+
+
+class NoExperiment:
+    """Stands where another logger has its client: every attribute, call and item is nothing again."""
+
+    def __getattr__(self, name: str) -> "NoExperiment":
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> "NoExperiment":
+        """Nothing comes of it."""
+        return self
+
+    def __getitem__(self, key: object) -> "NoExperiment":
+        return self
