@@ -1,0 +1,194 @@
+"""The service as its users run it, for tests: a real API and real workers, as processes of their own."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from core.settings import Settings
+from embedded.home import address, free_port
+from embedded.lineage import bound_to_parent
+from embedded.readiness import online_workers, wait_until_ready
+from tests.waiting import wait_until
+
+TESTS = Path(__file__).resolve().parent
+HOST = "127.0.0.1"
+START_SECONDS = 90.0
+STOP_SECONDS = 30.0
+
+FAST = {
+    "LIGHTYARD_LEASE_SECONDS": "3",
+    "LIGHTYARD_RECONCILE_INTERVAL_SECONDS": "0.3",
+    "LIGHTYARD_RING_AFTER_SECONDS": "0.5",
+    "LIGHTYARD_RETRY_BACKOFF_SECONDS": "0.1",
+    "LIGHTYARD_WORKER_SILENCE_SECONDS": "3",
+    "LIGHTYARD_STOP_GRACE_SECONDS": "5",
+    "LIGHTYARD_SHIP_INTERVAL_SECONDS": "0.05",
+    "LIGHTYARD_WORKER_SLOTS": "2",
+    "LIGHTYARD_WORKER_DEVICES": "cpu",
+    "LIGHTYARD_CATALOG_MODULES": "models,misbehaving",
+    "PYTHONPATH": os.pathsep.join([str(TESTS / "user_code"), str(TESTS.parent)]),
+    "OMP_NUM_THREADS": "1",
+}
+"""The same program with shorter waits, so that a test sees a lease expire."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The servers below a stack: `embedded` is SQLite and a Unix socket, `production` PostgreSQL and TCP."""
+
+    name: str
+    database_url: str
+    broker_url: str
+
+
+class Stack:
+    """One API and some workers on one database, one broker and one store; each worker has a home of its own.
+
+    Logs lie in `logs` in its folder, one file per process. Everything dies with the test run.
+    """
+
+    def __init__(
+        self, folder: Path, backend: Backend, *, workers: int = 1, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self.backend = backend
+        self.home = folder / "home"
+        self.port = free_port(HOST)
+        self.address = address(HOST, self.port)
+        self.settings = FAST | dict(settings or {})
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        (folder / "logs").mkdir(parents=True)
+        try:
+            self._start(workers)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, workers: int) -> None:
+        if not self.backend.broker_url:
+            self.start("broker", "embedded.broker")
+        migration = self.start("migrate", "core.database", "upgrade")
+        assert migration.wait(START_SECONDS) == 0, self.log("migrate")
+        del self.processes["migrate"]
+        self.start_api()
+        for _ in range(workers):
+            self.start_worker()
+        self.key = wait_until_ready(self.address, self.home / "key", START_SECONDS, self._all_run)
+        self.client = httpx.Client(
+            base_url=self.address, headers={"Authorization": f"Bearer {self.key}"}, timeout=90.0, trust_env=False
+        )
+        self.wait_for_workers(workers)
+
+    def start_api(self) -> subprocess.Popen[bytes]:
+        """Start the API, on the same port each time; returns without waiting for it."""
+        return self.start("api", "app")
+
+    def start_worker(self, settings: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start one more worker, `worker-1`, `worker-2` …; returns without waiting for it."""
+        number = 1
+        while f"worker-{number}" in self.processes:
+            number += 1
+        return self.start(f"worker-{number}", "workers", settings=settings)
+
+    def start(
+        self, name: str, module: str, *arguments: str, settings: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Run a module of the service with the stack's settings."""
+        home = self.folder / name if name.startswith("worker-") else self.home
+        environment = {
+            "LIGHTYARD_HOME": str(home),
+            "LIGHTYARD_HOST": HOST,
+            "LIGHTYARD_PORT": str(self.port),
+            "LIGHTYARD_DATABASE_URL": self.database_url,
+            "LIGHTYARD_BROKER_URL": self.broker_url,
+            "LIGHTYARD_STORAGE_URL": f"file://{self.home / 'store'}",
+            "LIGHTYARD_WORKER_NAME": name,
+        }
+        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                env=os.environ | environment | self.settings | dict(settings or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=bound_to_parent(),
+            )
+        self.processes[name] = process
+        return process
+
+    @property
+    def database_url(self) -> str:
+        """Address of the database."""
+        return self.backend.database_url or Settings(home=self.home).database
+
+    @property
+    def broker_url(self) -> str:
+        """Address of the broker."""
+        return self.backend.broker_url or Settings(home=self.home).broker
+
+    def log(self, name: str) -> str:
+        """What a process has written so far."""
+        return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
+
+    def wait_for_workers(self, count: int, deadline_seconds: float = START_SECONDS) -> None:
+        """Wait until so many workers have announced themselves."""
+        wait_until(
+            lambda: len(online_workers(self.client, self.key)) == count,
+            what=f"{count} workers are online",
+            deadline_seconds=deadline_seconds,
+        )
+
+    def kill(self, name: str) -> None:
+        """Kill a process outright, as a power cut would; what it started must find its own end."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def terminate(self, name: str) -> int:
+        """Ask a process to stop and wait until it has; returns its exit status."""
+        process = self.processes.pop(name)
+        process.terminate()
+        return process.wait(STOP_SECONDS)
+
+    def stop(self) -> None:
+        """Stop everything, workers first."""
+        if hasattr(self, "client"):
+            self.client.close()
+        names = sorted(self.processes, key=lambda name: (name == "broker", name == "api"))
+        for name in names:
+            self.processes[name].terminate()
+            if not name.startswith("worker-"):  # workers stop side by side
+                self._wait(name)
+        for name in names:
+            self._wait(name)
+        self.processes.clear()
+        shutil.rmtree(Settings(home=self.home).socket_path.parent, ignore_errors=True)
+
+    def _wait(self, name: str) -> None:
+        process = self.processes[name]
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _all_run(self) -> bool:
+        for name, process in self.processes.items():
+            assert process.poll() is None, f"{name} ended with {process.returncode}:\n{self.log(name)}"
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
