@@ -1,0 +1,77 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def command_line(example: str, folder: Path) -> LightningCLI:
+    """LightningCLI as `examples/train.py` uses it, with its files in `folder` and nothing on the screen."""
+    return LightningCLI(
+        args=[
+            *("--config", str(EXAMPLES / example), "--trainer.default_root_dir", str(folder)),
+            *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+        ],
+        run=False,
+        save_config_callback=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("example", "metric", "at_least"),
+    [("digits.yaml", "test_acc", 0.98), ("tabular.yaml", "test_acc", 0.95), ("diabetes.yaml", "test_r2", 0.5)],
+)
+def test_each_example_learns_what_it_says_and_its_best_checkpoint_loads_outside(
+    tmp_path: Path, example: str, metric: str, at_least: float
+) -> None:
+    cli = command_line(example, tmp_path)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert isinstance(cli.trainer.checkpoint_callback, ModelCheckpoint)
+    best = cli.trainer.checkpoint_callback.best_model_path
+    [reported] = cli.trainer.test(cli.model, cli.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+
+    loaded = type(cli.model).load_from_checkpoint(best, weights_only=True)
+    [outside] = command_line(example, tmp_path).trainer.test(loaded, cli.datamodule, verbose=False)
+
+    assert reported[metric] >= at_least
+    assert outside == reported
+
+
+def test_the_optimizer_of_the_config_takes_the_place_of_the_models_own(tmp_path: Path) -> None:
+    cli = command_line("digits.yaml", tmp_path)
+    cli.trainer.limit_train_batches = cli.trainer.limit_val_batches = 1
+    cli.trainer.fit_loop.max_epochs = 1
+    cli.trainer.fit(cli.model, cli.datamodule)
+
+    assert cli.model.lr != 0.003
+    assert cli.trainer.optimizers[0].defaults["lr"] == 0.003
+    assert isinstance(cli.trainer.lr_scheduler_configs[0].scheduler, torch.optim.lr_scheduler.CosineAnnealingLR)
+
+
+def test_the_job_spec_holds_the_very_config_of_the_plain_example() -> None:
+    spec = yaml.safe_load((EXAMPLES / "digits-spec.yaml").read_text())
+
+    assert spec["config"] == yaml.safe_load((EXAMPLES / "digits.yaml").read_text())
+
+
+def test_an_example_trains_by_hand_with_one_command(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "train.py"), "fit", "--config", str(EXAMPLES / "tabular.yaml")]
+    ran = subprocess.run(
+        [*command, "--trainer.max_epochs", "1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert list(tmp_path.glob("lightning_logs/version_0/checkpoints/last.ckpt"))
