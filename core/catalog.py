@@ -31,8 +31,6 @@ from core.errors import Fault
 LIGHTNING_MODULE = "pytorch_lightning.LightningModule"
 DATA_MODULE = "pytorch_lightning.LightningDataModule"
 CALLBACK = "pytorch_lightning.Callback"
-LOGGER = "pytorch_lightning.loggers.Logger"
-MODULE = "torch.nn.Module"
 OPTIMIZER = "torch.optim.Optimizer"
 LR_SCHEDULER = "torch.optim.lr_scheduler.LRScheduler"
 PLATEAU = "pytorch_lightning.cli.ReduceLROnPlateau"

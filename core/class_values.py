@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.catalog import Catalog, Entry, Unresolved
+from core.catalog import CALLABLE, Catalog, Entry, Kind, Unresolved
 
 CLASS, CALLABLE_OF, TYPE = "x-lightyard-class", "x-lightyard-callable", "x-lightyard-type"
 WRAPPER = frozenset({"class_path", "init_args", "dict_kwargs"})
@@ -75,9 +75,13 @@ def resolve_class(name: str, schema: Mapping[str, Any], catalog: Catalog) -> Ent
     if CALLABLE_OF not in schema:
         return catalog.resolve(name, bases)
     by_path = catalog.get(name)
-    if by_path is not None and by_path.kind == "function" and (not bases or not by_path.bases or by_path.is_a(bases)):
+    if (
+        by_path is not None
+        and by_path.kind is Kind.FUNCTION
+        and (not bases or not by_path.bases or by_path.is_a(bases))
+    ):
         return by_path
-    return catalog.resolve(name, bases or ("collections.abc.Callable",))
+    return catalog.resolve(name, bases or (CALLABLE,))
 
 
 def arguments_schema(entry: Entry, schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.catalog import Catalog, Entry
+from core.catalog import Catalog, Entry, Kind
 from core.class_values import TYPE, ClassValue, arguments_schema, is_class_schema, read_class_value, resolve_class
 from core.schemas import Validator, accepts
 from core.validate import config_schema
@@ -105,7 +105,7 @@ class _Walk:
         if spec is None or not isinstance(entry, Entry):
             return value  # a default that no worker announces
         self.found.add(entry.class_path)
-        if TYPE in schema or entry.kind == "function" or (spec.is_bare and not self.fill):
+        if TYPE in schema or entry.kind is Kind.FUNCTION or (spec.is_bare and not self.fill):
             return entry.class_path
         return self.built(spec, entry, schema, value)
 

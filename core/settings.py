@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     )
     worker_name: str = Field("", description="Name of this worker; empty: the host's name.")
     worker_slots: Annotated[int, Field(ge=0, le=1024)] | None = Field(
-        None, description="Jobs this worker runs on its CPU at once; unset: half the cores, or 0 where there are GPUs."
+        None, description="Jobs this worker runs on its CPU at once; unset: 1, or 0 where there are GPUs."
     )
     worker_devices: str = Field(
         "auto", description="Devices to announce: `auto`, `cpu`, or a list as `gpu:0,gpu:1`; what is listed must exist."

@@ -7,7 +7,7 @@ cannot be meant.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from core.catalog import Catalog, Entry
+from core.catalog import CALLBACK, Catalog, Entry, Kind
 from core.class_values import read_class_value
 from core.errors import Fault
 from core.yaml_reader import yaml_scalar
@@ -136,7 +136,7 @@ def _refused_loggers(value: Any, catalog: Catalog, pointer: str) -> Iterator[Fau
         if spec is None or spec.name is None or isinstance(_scalar(item), bool):
             continue
         entry = catalog.get(spec.name) or next((e for e in catalog.entries if e.name == spec.name), None)
-        if entry is None or (entry.class_path not in LOGGERS and entry.kind == "logger"):
+        if entry is None or (entry.class_path not in LOGGERS and entry.kind is Kind.LOGGER):
             place = (f"{pointer}/{index}" if several else pointer) + "".join(f"/{key}" for key in spec.name_path)
             message = (
                 "Only CSVLogger and, where a worker has it, TensorBoardLogger can be given: a job's metrics are kept"
@@ -175,7 +175,7 @@ def _callbacks(value: Any, catalog: Catalog, pointer: str) -> Iterator[tuple[Ent
         spec = read_class_value(item, {})
         if spec is None or spec.name is None or not isinstance(spec.args, dict):
             continue
-        entry = catalog.resolve(spec.name, ["pytorch_lightning.Callback"])
+        entry = catalog.resolve(spec.name, [CALLBACK])
         if isinstance(entry, Entry):
             yield entry, spec.args, f"{pointer}/{index}" if several else pointer
 

@@ -61,7 +61,7 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
     fleet.join(worker_id, config.worker, os.getpid(), inventory.devices, inventory.versions)
     catalog = inventory.catalog
     fleet.announce(worker_id, catalog.digest, json.dumps(catalog.to_json()))
-    desk = Desk(database, Store(config.storage), config, worker_id, catalog)
+    desk = Desk(database, Store(config.storage), config, worker_id, inventory)
     app = make_app(config)
     register(app, desk)
     reconciler = Reconciler(database, config, app, worker_id)

@@ -1,7 +1,6 @@
 """What a worker tells the fleet of itself: its devices, its versions and the catalogue of what it can run."""
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def _devices(config: Settings, gpus: Sequence[dict[str, Any]], cpu: dict[str, An
         chosen = [found[name] for name in names]
     slots = config.worker_slots
     if slots is None:
-        slots = 0 if chosen else max(1, (os.cpu_count() or 1) // 2)
+        slots = 0 if chosen else 1
     chosen += [{"id": f"cpu:{index}", **cpu} for index in range(slots)]
     if not chosen:
         raise InventoryFailed(

@@ -25,7 +25,10 @@ PROGRESS = struct.Struct("<Qdqqqq")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a trainer is to run. `devices` as claimed, e.g. `["gpu:2"]`; one rank each."""
+    """What a trainer is to run. `devices` as claimed, e.g. `["gpu:2"]`; one rank each.
+
+    `threads` is the most that torch may use in a rank; 0: as many as it would by hand.
+    """
 
     job_id: str
     attempt: int
@@ -33,6 +36,7 @@ class Order:
     devices: list[str]
     catalog_modules: list[str]
     master_port: int = 0
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

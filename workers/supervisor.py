@@ -48,11 +48,18 @@ class Supervisor:
     """Runs one claimed attempt to its end, in the calling thread."""
 
     def __init__(
-        self, database: Database, store: Store, config: Settings, claim: Claim, shutting_down: threading.Event
+        self,
+        database: Database,
+        store: Store,
+        config: Settings,
+        claim: Claim,
+        threads: int,
+        shutting_down: threading.Event,
     ) -> None:
         self._database = database
         self._config = config
         self._claim = claim
+        self._threads = threads
         self._shutting_down = shutting_down
         self._attempts = Attempts(database)
         self._run = RunDir(config.runs_path / claim.job.id / f"attempt-{claim.attempt}")
@@ -98,6 +105,7 @@ class Supervisor:
                 devices=claim.devices,
                 catalog_modules=list(self._config.catalog_modules),
                 master_port=_free_port() if len(claim.devices) > 1 else 0,
+                threads=self._threads,
             )
         )
         for rank in range(len(claim.devices)):

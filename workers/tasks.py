@@ -1,17 +1,19 @@
 """The one task: somebody rang, so look at the queue and run what there is until nothing fits."""
 
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import structlog
 from celery import Celery
 
 from core.attempts import Attempts
 from core.bell import TASK
-from core.catalog import Catalog
 from core.database import Database
 from core.settings import Settings
 from core.storage import Store
+from workers.announce import Inventory
 from workers.forkserver import wait_until_warm
 from workers.supervisor import Supervisor
 
@@ -21,14 +23,17 @@ log = structlog.get_logger()
 class Desk:
     """What every ring of the bell in this worker works with."""
 
-    def __init__(self, database: Database, store: Store, config: Settings, worker_id: str, catalog: Catalog) -> None:
+    def __init__(
+        self, database: Database, store: Store, config: Settings, worker_id: str, inventory: Inventory
+    ) -> None:
         self.shutting_down = threading.Event()
         self._database = database
         self._store = store
         self._config = config
         self._worker_id = worker_id
         self._attempts = Attempts(database)
-        self._class_paths = frozenset(entry.class_path for entry in catalog.entries)
+        self._class_paths = frozenset(entry.class_path for entry in inventory.catalog.entries)
+        self._threads = _threads(inventory.devices)
 
     def work(self) -> None:
         """Claim and run jobs, best first, until none is left that fits. One that was rung for may be gone already."""
@@ -40,10 +45,19 @@ class Desk:
             if claim is None:
                 return
             log.info("claimed", job_id=claim.job.id, attempt=claim.attempt, devices=claim.devices)
-            Supervisor(self._database, self._store, self._config, claim, self.shutting_down).run()
+            Supervisor(self._database, self._store, self._config, claim, self._threads, self.shutting_down).run()
 
     def _can_run(self, class_paths: Sequence[str]) -> bool:
         return self._class_paths.issuperset(class_paths)
+
+
+def _threads(devices: Sequence[Mapping[str, Any]]) -> int:
+    """Threads of a trainer: its share of the cores where several slots share them, else as many as by hand.
+
+    Ranks that all use every core are many times slower than ranks that share them, for OpenMP's threads spin.
+    """
+    slots = sum(device["id"].startswith("cpu:") for device in devices)
+    return max(1, (os.cpu_count() or 1) // slots) if slots > 1 else 0
 
 
 def register(app: Celery, desk: Desk) -> None:

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 What = Literal[
-    "nothing", "raise", "segfault", "exit", "sys_exit", "eat_memory", "out_of_memory", "hang", "die", "no_space"
+    "nothing",
+    "raise",
+    "segfault",
+    "exit",
+    "sys_exit",
+    "eat_memory",
+    "out_of_memory",
+    "gpu_memory",
+    "hang",
+    "die",
+    "no_space",
 ]
 
 
@@ -73,6 +83,7 @@ class Curious(Net):
     def on_train_start(self) -> None:
         for name in sorted(os.environ):
             print(f"environment: {name}")
+        print(f"device: {self.device}")
         print(f"cuda: {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")
 
 
@@ -99,6 +110,8 @@ def misbehave(what: What) -> None:
                 time.sleep(0.01)
         case "out_of_memory":
             torch.empty(2**50)
+        case "gpu_memory":
+            torch.empty(2**50, device="cuda")
         case "hang":
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
             while True:

@@ -27,6 +27,11 @@ class Run:
     data: LightningDataModule | None
     cli: LightningCLI
 
+    def resolved_config(self) -> str:
+        """The config as YAML with every default filled in, as LightningCLI itself would save it."""
+        text: str = self.cli.parser.dump(self.cli.config, skip_none=False, skip_check=True)
+        return text
+
 
 class JobCLI(LightningCLI):
     """LightningCLI with what a service must decide itself: where files go, what is logged, which devices."""
@@ -41,6 +46,10 @@ class JobCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The config's Trainer, with the service's own callbacks behind the user's."""
+        loggers = self._get(self.config_init, "trainer.logger")
+        if "logger" in self._overrides and loggers not in (None, True, False):
+            chosen = loggers if isinstance(loggers, list) else [loggers]
+            self._overrides["logger"] = [self._overrides["logger"], *chosen]
         trainer = super().instantiate_trainer(**kwargs, **self._overrides)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
             if isinstance(callback, ModelCheckpoint):
@@ -54,7 +63,11 @@ def build(order: Order, run: RunDir, spool: Spool) -> Run:
     config = {key: value for key, value in order.config.items() if key not in SUBCOMMAND_KEYS}
     files = OutboxCheckpointIO(run, spool)
     reporter = Reporter(run, spool, ProgressFile(run.progress), files)
-    flags = config.get("trainer") or {}
+    flags = dict(config.get("trainer") or {})
+    loggers = flags.get("logger")
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, dict):  # what the user's own loggers write becomes artifacts
+            logger["init_args"] = dict(logger.get("init_args") or {}) | {"save_dir": str(run.artifacts)}
     overrides: dict[str, Any] = {
         "default_root_dir": str(run.path),
         "enable_progress_bar": False,

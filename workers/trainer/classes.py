@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytorch_lightning as pl
-import pytorch_lightning.callbacks
+import pytorch_lightning.callbacks.finetuning
 import pytorch_lightning.cli
 import pytorch_lightning.loggers
 import pytorch_lightning.profilers
@@ -131,6 +131,7 @@ def _builtins() -> Iterator[Any]:
             thing = getattr(owner, name)
             if inspect.isclass(thing) and thing not in _LEFT_OUT:
                 yield thing
+    yield pl.callbacks.finetuning.multiplicative  # BackboneFinetuning's default
     yield pl.cli.ReduceLROnPlateau
     yield pl.loggers.CSVLogger
     if _has_tensorboard():

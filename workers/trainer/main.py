@@ -43,6 +43,8 @@ def train(path: str, rank: int) -> NoReturn:
 def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
     # Imported here, not above: already warm in a fork, and a trainer that fails to import them can still say so.
     try:
+        import torch
+
         from workers.trainer import outcome as outcomes
         from workers.trainer.allow import allow_only
         from workers.trainer.build import build
@@ -50,10 +52,13 @@ def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
     except BaseException as error:
         return Outcome("failed", "user_error", f"the trainer cannot start: {error!r}")
     try:
+        if 0 < order.threads < torch.get_num_threads():
+            torch.set_num_threads(order.threads)
         allow_only(order.catalog_modules)
         spool.phase("preparing")
         made = build(order, run, spool)
         made.trainer.fit(made.module, datamodule=made.data)
+        (run.artifacts / "config.yaml").write_text(made.resolved_config())
         return outcomes.of_success(made.trainer)
     except Stopped:
         return Outcome("stopped")
