@@ -1,0 +1,160 @@
+from typing import Any
+
+import pytest
+
+from core.errors import Invalid
+from core.spec import JobSpec, Limits, check, read_fields, read_spec
+from tests.workers.trainer.sample_configs import GOOD, NET, described
+
+CONFIG = GOOD["everything of a usual job"]
+
+
+def faults(document: Any) -> list[tuple[str, str]]:
+    with pytest.raises(Invalid) as caught:
+        read_spec(document)
+    return [(fault.pointer, fault.code) for fault in caught.value.faults]
+
+
+def test_a_spec_is_read_with_its_fields() -> None:
+    spec = read_spec(
+        {
+            "name": "digits-cnn",
+            "labels": {"team": "vision"},
+            "subcommand": "fit",
+            "priority": -3,
+            "limits": {"max_seconds": 86400, "max_attempts": 5, "max_memory_bytes": None},
+            "bundle": None,
+            "config": CONFIG,
+        }
+    )
+    assert spec == JobSpec(
+        config=CONFIG,
+        config_pointer="/config",
+        name="digits-cnn",
+        labels={"team": "vision"},
+        priority=-3,
+        limits=Limits(86400, 5),
+    )
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    assert read_spec({"config": CONFIG}) == JobSpec(config=CONFIG, config_pointer="/config")
+    assert read_spec({"config": CONFIG, "name": None, "labels": None, "limits": None}).labels == {}
+
+
+@pytest.mark.parametrize(
+    ("document", "pointer"),
+    [
+        (CONFIG, ""),
+        ({"config": CONFIG}, "/config"),
+        ({"fit": CONFIG}, "/fit"),
+        ({"subcommand": "fit", "fit": CONFIG, "test": None}, "/fit"),
+        ({"config": {"fit": CONFIG}}, "/config/fit"),
+    ],
+)
+def test_a_lightningcli_config_is_taken_in_each_form_that_people_have(document: dict[str, Any], pointer: str) -> None:
+    spec, found = check(document, described())
+    assert found == []
+    assert spec is not None
+    assert spec.config == CONFIG
+    assert spec.config_pointer == pointer
+
+
+@pytest.mark.parametrize(
+    ("document", "pointer"),
+    [
+        (lambda config: config, ""),
+        (lambda config: {"config": config}, "/config"),
+        (lambda config: {"fit": config}, "/fit"),
+        (lambda config: {"config": {"fit": config}}, "/config/fit"),
+    ],
+)
+def test_pointers_are_into_the_body_that_was_sent(document: Any, pointer: str) -> None:
+    config = {"model": {"class_path": NET, "init_args": {"lrr": 1}}}
+    spec, found = check(document(config), described())
+    assert spec is None
+    assert [fault.pointer for fault in found] == [f"{pointer}/model/init_args/lrr"]
+
+
+def test_faults_of_the_spec_and_of_its_config_come_together() -> None:
+    spec, found = check({"priority": 101, "config": {"model": NET, "trainer": {"gpus": 1}}}, described())
+    assert spec is None
+    assert [(fault.pointer, fault.code) for fault in found] == [
+        ("/priority", "out_of_range"),
+        ("/config/trainer/gpus", "refused"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "pointer", "code"),
+    [
+        ("name", "", "/name", "out_of_range"),
+        ("name", "x" * 201, "/name", "out_of_range"),
+        ("name", 5, "/name", "wrong_type"),
+        ("name", "a\nb", "/name", "not_allowed"),
+        ("labels", [], "/labels", "wrong_type"),
+        ("labels", {"k": 1}, "/labels/k", "wrong_type"),
+        ("labels", {"k": "v" * 256}, "/labels/k", "out_of_range"),
+        ("labels", {"k" * 64: "v"}, "/labels/" + "k" * 64, "out_of_range"),
+        ("labels", {f"k{n}": "v" for n in range(65)}, "/labels", "out_of_range"),
+        ("subcommand", "validate", "/subcommand", "not_yet_supported"),
+        ("subcommand", "train", "/subcommand", "not_allowed"),
+        ("priority", 101, "/priority", "out_of_range"),
+        ("priority", -101, "/priority", "out_of_range"),
+        ("priority", True, "/priority", "wrong_type"),
+        ("priority", 1.0, "/priority", "wrong_type"),
+        ("priority", "1", "/priority", "wrong_type"),
+        ("limits", 5, "/limits", "wrong_type"),
+        ("limits", {"max_seconds": 0}, "/limits/max_seconds", "out_of_range"),
+        ("limits", {"max_seconds": True}, "/limits/max_seconds", "wrong_type"),
+        ("limits", {"max_attempts": 101}, "/limits/max_attempts", "out_of_range"),
+        ("limits", {"max_attempts": 0}, "/limits/max_attempts", "out_of_range"),
+        ("limits", {"max_memory_bytes": -1}, "/limits/max_memory_bytes", "out_of_range"),
+        ("limits", {"max_second": 1}, "/limits/max_second", "unknown_field"),
+        ("bundle", "bun_1", "/bundle", "not_yet_supported"),
+        ("webhook", {"url": "x"}, "/webhook", "not_yet_supported"),
+        ("priorty", 1, "/priorty", "unknown_field"),
+        ("trainer", {}, "/trainer", "unknown_field"),
+        ("a/b", 1, "/a~1b", "unknown_field"),
+    ],
+)
+def test_a_field_out_of_its_bounds_is_named(field: str, value: Any, pointer: str, code: str) -> None:
+    assert faults({"config": CONFIG, field: value}) == [(pointer, code)]
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (None, [("", "wrong_type")]),
+        ([], [("", "wrong_type")]),
+        ({}, [("/config", "missing_field")]),
+        ({"name": "x", "nam": 1}, [("/nam", "unknown_field"), ("/config", "missing_field")]),
+        ({"config": None}, [("/config", "wrong_type")]),
+        ({"config": []}, [("/config", "wrong_type")]),
+        ({"name": "x", "model": NET}, [("/name", "unknown_field")]),
+        ({"validate": CONFIG}, [("/validate", "not_yet_supported")]),
+        ({"fit": CONFIG, "test": CONFIG}, [("/test", "not_yet_supported")]),
+        ({"fit": CONFIG, "name": "x"}, [("/name", "unknown_field")]),
+        ({"fit": CONFIG, "subcommand": "predict"}, [("/subcommand", "not_yet_supported")]),
+    ],
+)
+def test_a_body_of_another_form_is_refused(document: Any, expected: list[tuple[str, str]]) -> None:
+    assert faults(document) == expected
+
+
+def test_a_hint_names_the_field_that_was_meant() -> None:
+    with pytest.raises(Invalid) as caught:
+        read_spec({"config": CONFIG, "priorty": 1})
+    assert "Did you mean priority?" in caught.value.faults[0].message
+
+
+def test_the_fields_of_a_change_are_checked_as_those_of_a_spec() -> None:
+    allowed = ("name", "labels", "priority", "limits")
+    values, found = read_fields({"priority": 7, "limits": {"max_attempts": 2}}, allowed)
+    assert values == {"priority": 7, "limits": Limits(max_attempts=2)}
+    assert found == []
+    _, found = read_fields({"priority": 700, "config": {}}, allowed)
+    assert [(fault.pointer, fault.code) for fault in found] == [
+        ("/priority", "out_of_range"),
+        ("/config", "unknown_field"),
+    ]
