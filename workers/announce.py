@@ -48,14 +48,14 @@ def take_inventory(config: Settings) -> Inventory:
     for fault in catalog.faults:
         log.error("catalog_module_refused", module=fault.pointer, detail=fault.message)
     return Inventory(
-        devices=_devices(config, told["gpus"], told["cpu"]),
+        devices=chosen_devices(config, told["gpus"], told["cpu"]),
         versions=told["versions"],
         catalog=catalog,
     )
 
 
-def _devices(config: Settings, gpus: Sequence[dict[str, Any]], cpu: dict[str, Any]) -> list[dict[str, Any]]:
-    """The devices to announce: as the settings choose among those that are there."""
+def chosen_devices(config: Settings, gpus: Sequence[dict[str, Any]], cpu: dict[str, Any]) -> list[dict[str, Any]]:
+    """The devices to announce: as the settings choose among those that are there. Raises `InventoryFailed`."""
     wanted = config.worker_devices.strip()
     if wanted == "auto":
         chosen = list(gpus)

@@ -1,6 +1,7 @@
 """A migrated database of each kind, a project in it, and short ways to make jobs and workers."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,38 @@ from core.fleet import Fleet
 from core.ids import new_id
 from core.jobs import Job, Jobs, NewJob
 from core.security import Caller, authenticate, first_start
+from core.tables import metadata
+from tests.servers import empty_database
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    opened = Database(database_url)
-    upgrade(opened)
-    yield opened
-    opened.close()
+@pytest.fixture(scope="session")
+def _sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with closing(Database(f"sqlite:///{tmp_path_factory.mktemp('core') / 'lightyard.db'}")) as opened:
+        upgrade(opened)
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def _postgresql(postgres_url: str) -> Iterator[Database]:
+    with empty_database(postgres_url) as url, closing(Database(url)) as opened:
+        upgrade(opened)
+        yield opened
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """A migrated database of each kind, migrated once and emptied before each test."""
+    opened: Database = request.getfixturevalue(f"_{request.param}")
+    with opened.write() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    return opened
 
 
 @pytest.fixture
 def caller(database: Database, tmp_path: Path) -> Caller:
-    first_start(database, tmp_path / "home" / "key")
-    return authenticate(database, (tmp_path / "home" / "key").read_text().strip())
+    first_start(database, tmp_path / "caller" / "key")
+    return authenticate(database, (tmp_path / "caller" / "key").read_text().strip())
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningCLI
 
 from workers.rundir import Order, RunDir
@@ -46,6 +46,12 @@ class JobCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The config's Trainer, with the service's own callbacks behind the user's."""
+        # Bars are for a terminal: the API tells the progress. Lightning refuses one where it is told to have none.
+        given = self._get(self.config_init, "trainer.callbacks")
+        if isinstance(given, list):
+            given[:] = [callback for callback in given if not isinstance(callback, ProgressBar)]
+        elif isinstance(given, ProgressBar):
+            self._overrides["callbacks"] = []
         loggers = self._get(self.config_init, "trainer.logger")
         if "logger" in self._overrides and loggers not in (None, True, False):
             chosen = loggers if isinstance(loggers, list) else [loggers]

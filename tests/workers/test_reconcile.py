@@ -1,0 +1,41 @@
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from core.attempts import Attempts, Claim
+from core.database import Database
+from core.jobs import Job
+from core.states import Status
+from workers.reconcile import sweep
+
+
+def run_directory(runs: Path, job_id: str, age_seconds: float) -> Path:
+    run = runs / job_id / "attempt-1"
+    run.mkdir(parents=True)
+    (run / "spool").touch()
+    then = time.time() - age_seconds
+    os.utime(run / "spool", (then, then))
+    os.utime(run, (then, then))
+    return run
+
+
+def test_run_directories_of_ended_attempts_go_after_their_time_and_live_ones_stay(
+    database: Database,
+    submit: Callable[..., Job],
+    worker: Callable[..., str],
+    claim: Callable[..., Claim],
+    tmp_path: Path,
+) -> None:
+    box = worker("cpu:0", "cpu:1")
+    submit()
+    submit()
+    live, ended = claim(box), claim(box)
+    Attempts(database).finish(ended.job.id, ended.token, Status.SUCCEEDED)
+    kept = run_directory(tmp_path, live.job.id, age_seconds=1000)
+    gone = run_directory(tmp_path, ended.job.id, age_seconds=1000)
+    fresh = run_directory(tmp_path, "job_of_another_home", age_seconds=0)
+    sweep(tmp_path, Attempts(database), keep_seconds=100)
+    assert kept.exists()
+    assert fresh.exists()
+    assert not gone.parent.exists()
