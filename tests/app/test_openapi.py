@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,3 +56,12 @@ def test_the_fields_of_the_job_spec_are_those_that_are_read() -> None:
     fields = {name: None for name in JOB_SPEC["properties"] if name not in ("config", "subcommand")}
     _, faults = read_fields(fields, ("name", "labels", "priority", "limits"))
     assert not [fault for fault in faults if fault.code == "unknown_field"]
+
+
+def test_every_error_code_is_in_the_documentation() -> None:
+    root = Path(__file__).parents[2]
+    told = (root / "docs" / "api.md").read_text()
+    sources = [*(root / "app").rglob("*.py"), *(root / "core").glob("*.py")]
+    codes = {code for source in sources for code in re.findall(r'\bcode="([a-z_0-9]+)"', source.read_text())}
+    assert len(codes) > 20
+    assert [code for code in sorted(codes) if f"`{code}`" not in told] == []

@@ -1,0 +1,175 @@
+"""From a body to a job: read, held against the catalogue, with what the service decides filled in."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from app.schemas.jobs import ValidationOut
+from app.schemas.resource import FaultOut
+from app.service import Service
+from core.catalog import Catalog
+from core.defaults import class_paths, defaults, request, resolved
+from core.documents import JSON_TYPES, read_document
+from core.errors import Fault, Invalid, UnsupportedMediaType
+from core.jobs import Job, NewJob
+from core.settings import Settings
+from core.spec import JobSpec, Limits, check, read_fields
+from core.values import escape
+
+SEEDS = 2**32
+"""numpy's, which `seed_everything` holds to."""
+PATCHABLE = ("name", "labels", "priority", "limits")
+
+
+def new_job(parts: Service, body: bytes, content_type: str | None) -> NewJob:
+    """The job that a submission asks for. Raises `Invalid` with every fault, and what reading the body raises."""
+    document = _read(parts.config, body, content_type)
+    catalog = parts.catalog.current()
+    spec, faults = check(document, catalog)
+    if spec is None:
+        raise _invalid(faults)
+    return _as_new_job(spec, catalog, parts.config)
+
+
+def validated(parts: Service, body: bytes, content_type: str | None) -> ValidationOut:
+    """What is wrong with a submission; raises only for a body that cannot be read at all."""
+    try:
+        document = _read(parts.config, body, content_type)
+        catalog = parts.catalog.current()
+        spec, faults = check(document, catalog)
+    except Invalid as error:
+        spec, faults = None, list(error.faults)
+    errors = [FaultOut(pointer=fault.pointer, code=fault.code, message=fault.message) for fault in faults]
+    return ValidationOut(
+        valid=spec is not None, errors=errors, config=defaults(spec.config, catalog) if spec is not None else None
+    )
+
+
+def overridden(parts: Service, parent: Job, body: bytes, content_type: str | None) -> NewJob:
+    """The job that runs another again, with the `config` in the body, if any, merged into its own."""
+    overrides: Any = {}
+    if body.strip():
+        document = read_json(parts, body, content_type)
+        if not isinstance(document, dict):
+            raise Invalid("The body must be an object.", [Fault("", "wrong_type", "Expected an object.")])
+        overrides = document.get("config", {})
+        faults = [
+            Fault(f"/{escape(key)}", "unknown_field", "Only `config` is read here: what to change in the config.")
+            for key in document
+            if key != "config"
+        ]
+        if not isinstance(overrides, dict):
+            faults.append(Fault("/config", "wrong_type", "Expected an object."))
+        if faults:
+            raise _invalid(faults)
+    catalog = parts.catalog.current()
+    spec, faults = check({"config": merged(parent.config, overrides)}, catalog)
+    if spec is None:
+        raise _invalid(faults)
+    asked = request(spec.config)
+    return NewJob(
+        config=_seeded(resolved(spec.config, catalog)),
+        class_paths=sorted(class_paths(spec.config, catalog)),
+        accelerator=asked.accelerator,
+        devices=asked.devices,
+        max_seconds=parent.max_seconds,
+        max_attempts=parent.max_attempts,
+        max_memory_bytes=parent.max_memory_bytes,
+        name=parent.name,
+        labels=parent.labels,
+        subcommand=parent.subcommand,
+        priority=parent.priority,
+        parent_id=parent.id,
+    )
+
+
+def changes_in(parts: Service, body: bytes, content_type: str | None) -> dict[str, Any]:
+    """What a PATCH changes, as the values of a job. Raises `Invalid` with every fault."""
+    document = read_json(parts, body, content_type)
+    if not isinstance(document, dict):
+        raise Invalid("The body must be an object.", [Fault("", "wrong_type", "Expected an object.")])
+    changes, faults = read_fields(document, PATCHABLE)
+    if faults:
+        raise Invalid("The change is wrong.", faults)
+    limits: Limits | None = changes.pop("limits", None)
+    if limits is not None:
+        given = {name: getattr(limits, name) for name in document["limits"] or {}}
+        defaults_of = {
+            "max_seconds": parts.config.job_max_seconds,
+            "max_attempts": parts.config.job_max_attempts,
+            "max_memory_bytes": parts.config.job_max_memory_bytes or None,
+        }
+        changes |= {name: defaults_of[name] if value is None else value for name, value in given.items()}
+    return changes
+
+
+def read_json(parts: Service, body: bytes, content_type: str | None) -> Any:
+    """A JSON body. Raises as `core.documents.read_document`."""
+    media_type = (content_type or "").partition(";")[0].strip().lower()
+    if media_type not in JSON_TYPES:
+        raise UnsupportedMediaType(
+            f"Content-Type {media_type[:100]!r} is not read here: send application/json.",
+            headers={"Accept": "application/json"},
+        )
+    return _read(parts.config, body, content_type)
+
+
+def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with overrides merged in, objects by their keys; one that names another class replaces the whole."""
+    result = dict(config)
+    for key, value in overrides.items():
+        there = result.get(key)
+        if isinstance(value, dict) and isinstance(there, dict) and not _is_another_class(there, value):
+            result[key] = merged(there, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _is_another_class(there: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    return "class_path" in value and "class_path" in there and value["class_path"] != there["class_path"]
+
+
+def _read(config: Settings, body: bytes, content_type: str | None) -> Any:
+    try:
+        return read_document(
+            body,
+            content_type,
+            max_bytes=config.body_max_bytes,
+            max_depth=config.body_max_depth,
+            max_nodes=config.body_max_nodes,
+        )
+    except UnsupportedMediaType as error:
+        error.extra.setdefault("headers", {"Accept": "application/json, application/yaml"})
+        raise
+
+
+def _as_new_job(spec: JobSpec, catalog: Catalog, config: Settings) -> NewJob:
+    asked = request(spec.config)
+    limits = spec.limits
+    return NewJob(
+        config=_seeded(resolved(spec.config, catalog)),
+        class_paths=sorted(class_paths(spec.config, catalog)),
+        accelerator=asked.accelerator,
+        devices=asked.devices,
+        max_seconds=config.job_max_seconds if limits.max_seconds is None else limits.max_seconds,
+        max_attempts=config.job_max_attempts if limits.max_attempts is None else limits.max_attempts,
+        max_memory_bytes=limits.max_memory_bytes or config.job_max_memory_bytes or None,
+        name=spec.name,
+        labels=spec.labels,
+        subcommand=spec.subcommand,
+        priority=spec.priority,
+    )
+
+
+def _seeded(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with a seed of its own where LightningCLI would draw one anew at each start of the trainer."""
+    seed = config.get("seed_everything")
+    if seed is None or seed is True:
+        return config | {"seed_everything": secrets.randbelow(SEEDS)}
+    return config
+
+
+def _invalid(faults: list[Fault]) -> Invalid:
+    count = len(faults)
+    return Invalid(f"{count} thing{'s are' if count != 1 else ' is'} wrong with this job; see errors.", faults)

@@ -1,0 +1,56 @@
+"""What each API process does beside answering: it gives back the jobs of dead workers, and clears away old rows."""
+
+import asyncio
+import time
+
+import anyio
+import structlog
+from anyio import CapacityLimiter
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.service import Service
+from core.attempts import Retry
+from core.states import Status
+
+CLEARING_SECONDS = 300.0
+"""How often old idempotency keys and workers long gone are forgotten."""
+WORKER_KEEP_SECONDS = 7 * 86400.0
+
+log = structlog.get_logger("lightyard.api")
+
+
+async def upkeep(service: Service) -> None:
+    """Run for as long as the process does. Workers do the same; whoever comes first does it."""
+    limiter = CapacityLimiter(1)  # its own thread, so that no flood of requests delays it
+    cleared_at = time.monotonic()
+    while True:
+        await asyncio.sleep(service.config.reconcile_interval_seconds)
+        try:
+            for delay_seconds, job_id, accelerator in await anyio.to_thread.run_sync(_expire, service, limiter=limiter):
+                # Rung when its backoff is over: before, no worker would be given it.
+                asyncio.get_running_loop().call_later(delay_seconds, service.doorbell.ring, job_id, accelerator)
+            if time.monotonic() - cleared_at > CLEARING_SECONDS:
+                cleared_at = time.monotonic()
+                await anyio.to_thread.run_sync(_clear, service, limiter=limiter)
+        except SQLAlchemyError as error:
+            log.warning("upkeep_lost_the_database", error=str(error).partition("\n")[0])
+        except Exception:
+            log.exception("upkeep_failed")
+
+
+def _expire(service: Service) -> list[tuple[float, str, str]]:
+    """Requeue what dead workers held; for each job to ring for: in how many seconds, its id, its accelerator."""
+    config = service.config
+    retry = Retry(config.retry_backoff_seconds, config.retry_backoff_max_seconds)
+    rings = []
+    for job_id, status in service.attempts.expire(retry):
+        log.warning("attempt_lost", job_id=job_id, status=str(status))
+        job = service.jobs.look_up(job_id) if status is Status.QUEUED else None
+        if job is not None:
+            rings.append((retry.delay(job.attempts_spent).total_seconds(), job_id, job.accelerator))
+    return rings
+
+
+def _clear(service: Service) -> None:
+    service.idempotency.collect()
+    service.fleet.collect(WORKER_KEEP_SECONDS)
