@@ -35,7 +35,7 @@ def main() -> int:
     setproctitle(TITLE)
     config = settings()
     configure(config)
-    _forget_secrets()
+    _prepare_environment()
     # A superuser's worker is warned of because of pickle, which this one does not accept.
     warnings.simplefilter("ignore", SecurityWarning)
     forkserver.warm()
@@ -93,10 +93,15 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
     return int(worker.exitcode or 0)
 
 
-def _forget_secrets() -> None:
-    """The settings are read: what forks from here, and so user code, finds no credential in its environment."""
+def _prepare_environment() -> None:
+    """What the fork server, and so every trainer, inherits.
+
+    The settings are read by now: user code finds no credential in its environment. And where several trainers share
+    the cores, OpenMP threads that spin while they wait slow each other down many times; asleep, they compute the same.
+    """
     for name in SECRETS:
         os.environ.pop(name, None)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ class Shipper(threading.Thread):
                     job_id=self._claim.job.id,
                     attempt=self._claim.attempt,
                     name=name,
-                    media_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
+                    media_type=_media_type(name),
                     size_bytes=size,
                     sha256=sha256,
                     storage_key=key,
@@ -292,6 +292,12 @@ class Shipper(threading.Thread):
                 ),
             )
             path.unlink()
+
+
+def _media_type(name: str) -> str:
+    if name.endswith((".yaml", ".yml")):
+        return "application/yaml"  # RFC 9512, younger than Python's table
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 def _progress(now: Progress, before: Progress) -> dict[str, Any]:

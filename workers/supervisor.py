@@ -211,15 +211,19 @@ class Supervisor:
         code = next((fork.exit_code for fork in self._forks if fork.exit_code not in (None, 0, -signal.SIGKILL)), None)
         if code is None or code == FORK_SERVER_DIED:
             only_zero = all(fork.exit_code == 0 for fork in self._forks)
-            return _silent_exit(0) if only_zero else None
+            return self._silent_exit(0) if only_zero else None
         if code > 0:
-            return _silent_exit(code)
+            return self._silent_exit(code)
         name = signal.Signals(-code).name
         if -code in CRASHES:
             tail = self._run.log_tail(LOG_TAIL_BYTES)
             trace = tail[max(0, tail.rfind("Fatal Python error")) :]  # what faulthandler wrote
             return Outcome("failed", ReasonCode.USER_ERROR, f"the trainer crashed with {name}", trace)
         return Outcome("failed", ReasonCode.USER_ERROR, f"the trainer was ended by {name}")
+
+    def _silent_exit(self, code: int) -> Outcome:
+        message = f"the trainer process exited with code {code} before the run had ended (os._exit in the code?)"
+        return Outcome("failed", ReasonCode.USER_ERROR, message, self._run.log_tail(LOG_TAIL_BYTES))
 
     def _lose(self, code: ReasonCode, message: str) -> None:
         retry = Retry(self._config.retry_backoff_seconds, self._config.retry_backoff_max_seconds)
@@ -260,11 +264,6 @@ class Supervisor:
                 self._log.warning("database_away", error=str(error).splitlines()[0])
                 if self._shutting_down.wait(DATABASE_RETRY_SECONDS):
                     raise LeaseLost("the worker shut down while the database was away") from error
-
-
-def _silent_exit(code: int) -> Outcome:
-    message = f"the trainer process exited with code {code} before the run had ended (os._exit in the code?)"
-    return Outcome("failed", ReasonCode.USER_ERROR, message)
 
 
 def _family(pid: int) -> list[psutil.Process]:

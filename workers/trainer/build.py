@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningCLI
@@ -77,7 +78,8 @@ def build(order: Order, run: RunDir, spool: Spool) -> Run:
     overrides: dict[str, Any] = {
         "default_root_dir": str(run.path),
         "enable_progress_bar": False,
-        "plugins": [files],
+        # Said, not left to be found out: looking for MPI or SLURM would start one, or take its ranks for ours.
+        "plugins": [files, LightningEnvironment()],
         "accelerator": order.devices[0].partition(":")[0],
         "devices": len(order.devices),
     }
