@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_jobs_for_the_one_gpu_run_one_after_the_other(gpu_user: User) -> None:
         attempt = gpu_user.ended(job_id)["attempts"][0]
         spans.append((attempt["started_at"], attempt["ended_at"]))
     spans.sort()
-    assert all(one[1] <= two[0] for one, two in zip(spans, spans[1:], strict=False)), spans
+    assert all(one[1] <= two[0] for one, two in pairwise(spans)), spans
 
 
 def test_more_memory_than_the_gpu_has_is_told_as_such(gpu_user: User) -> None:
