@@ -75,9 +75,9 @@ def home(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(Settings(home=folder).socket_path.parent, ignore_errors=True)
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="session", params=BACKENDS)
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API and a worker on each backend, shared by the tests of a module: they leave it whole."""
+    """An API and a worker on each backend, shared by all tests that leave it whole."""
     with _backend(request) as backend, Stack(tmp_path_factory.mktemp(backend.name), backend) as running:
         yield running
 
@@ -106,7 +106,7 @@ def _backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
             flush_broker(TEST_BROKER_URL)
             yield Backend("production", database_url, TEST_BROKER_URL)
             return
-        # Of its own, because a test's `broker_url` is emptied while a module's stack goes on.
+        # Of its own, because a test's `broker_url` is emptied while a session's stack goes on.
         broker = BrokerServer()
         opened.callback(broker.close)
-        yield Backend("production", database_url, broker.url)
+        yield Backend("production", database_url, broker.url, broker)

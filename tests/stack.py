@@ -12,11 +12,13 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import pytest
 
 from core.settings import Settings
 from embedded.home import address, free_port
 from embedded.lineage import bound_to_parent
 from embedded.readiness import online_workers, wait_until_ready
+from tests.servers import BrokerServer, flush_broker
 from tests.waiting import wait_until
 
 TESTS = Path(__file__).resolve().parent
@@ -48,6 +50,8 @@ class Backend:
     name: str
     database_url: str
     broker_url: str
+    broker: BrokerServer | None = None
+    """The server at `broker_url`, where it is ours to stop."""
 
 
 class Stack:
@@ -135,6 +139,26 @@ class Stack:
     def broker_url(self) -> str:
         """Address of the broker."""
         return self.backend.broker_url or Settings(home=self.home).broker
+
+    def stop_broker(self) -> None:
+        """Take the broker away; `start_broker` brings it back."""
+        if self.backend.broker is not None:
+            self.backend.broker.stop()
+        elif "broker" in self.processes:
+            self.kill("broker")
+        else:
+            pytest.skip("the broker at LIGHTYARD_TEST_BROKER_URL is not ours to stop")
+
+    def start_broker(self) -> None:
+        """Bring the broker back."""
+        if self.backend.broker is not None:
+            self.backend.broker.start()
+        else:
+            self.start("broker", "embedded.broker")
+
+    def flush_broker(self) -> None:
+        """Lose every message that is under way."""
+        flush_broker(self.broker_url.replace("redis+socket:", "unix:").partition("?")[0])
 
     def log(self, name: str) -> str:
         """What a process has written so far."""

@@ -1,4 +1,4 @@
-"""Several workers, and parts that go away."""
+"""What happens when parts of a stack go away, and several workers at once."""
 
 from collections.abc import Callable
 
@@ -23,8 +23,7 @@ def test_fifty_jobs_at_once_run_exactly_once_each_on_two_workers(start_stack: Ca
     assert workers == {"worker-1", "worker-2"}, "both took their part"
 
 
-def test_a_worker_killed_outright_loses_no_job_and_leaves_no_trainer(start_stack: Callable[..., Stack]) -> None:
-    user = User(start_stack(workers=1))
+def test_a_worker_killed_outright_loses_no_job_and_leaves_no_trainer(user: User) -> None:
     job_id = user.submit(user.net(step_seconds=0.05, batches=60, trainer={"max_steps": 60}))
     user.until_event(job_id, "first_step")
     family = psutil.Process(user.stack.processes["worker-1"].pid).children(recursive=True)
@@ -34,42 +33,47 @@ def test_a_worker_killed_outright_loses_no_job_and_leaves_no_trainer(start_stack
     assert not alive, "fork server and trainers die with their worker"
     # With no worker up, the API itself notices.
     job = user.until(job_id, lambda job: job["status"] == "queued", "the lease has expired", deadline_seconds=30)
-    assert job["waiting"]["reason"] == "no worker is up" or job["waiting"]
+    assert job["waiting"]["reason"]
     user.stack.start_worker()
     job = user.ended(job_id, deadline_seconds=90)
     assert job["status"] == "succeeded", job["reason"]
     assert [one["outcome"] for one in job["attempts"]] == ["worker_lost", "succeeded"]
 
 
-def test_a_worker_told_to_stop_hands_its_job_back_at_no_cost(start_stack: Callable[..., Stack]) -> None:
-    user = User(start_stack(workers=1))
-    job_id = user.submit(user.net(step_seconds=0.05, batches=60, trainer={"max_steps": 60}), limits={"max_attempts": 1})
+def test_a_worker_told_to_stop_hands_its_job_back_at_no_cost(user: User) -> None:
+    config = user.net(step_seconds=0.05, batches=60, trainer={"max_steps": 60})
+    job_id = user.submit(config, limits={"max_attempts": 1})
     user.until_event(job_id, "first_step")
+    (worker,) = [one["id"] for one in user.client.get("/v1/workers").json()["data"] if one["status"] == "online"]
     assert user.stack.terminate("worker-1") == 0
     assert user.job(job_id)["status"] == "queued"
-    assert user.client.get("/v1/workers").json()["data"] == [], "it signed off"
+    assert worker not in {one["id"] for one in user.client.get("/v1/workers").json()["data"]}, "it signed off"
     user.stack.start_worker()
     job = user.ended(job_id, deadline_seconds=90)
     assert job["status"] == "succeeded", job["reason"]
     assert [one["outcome"] for one in job["attempts"]] == ["preempted", "succeeded"]
 
 
-def test_a_job_submitted_while_the_broker_is_down_runs_when_it_is_back(start_stack: Callable[..., Stack]) -> None:
-    user = User(start_stack(workers=1))
-    if "broker" not in user.stack.processes:
-        # The other backend's server belongs to the fixture: there, what is lost is the message.
+def test_a_job_whose_doorbell_was_lost_runs_all_the_same(user: User) -> None:
+    worker = psutil.Process(user.stack.processes["worker-1"].pid)
+    worker.suspend()
+    try:
         job_id = user.submit(user.net())
-        assert user.ended(job_id)["status"] == "succeeded"
-        return
-    user.stack.kill("broker")
+        user.stack.flush_broker()
+    finally:
+        worker.resume()
+    assert user.ended(job_id)["status"] == "succeeded"
+
+
+def test_a_job_submitted_while_the_broker_is_down_runs_when_it_is_back(user: User) -> None:
+    user.stack.stop_broker()
     job_id = user.submit(user.net())
     assert user.job(job_id)["status"] == "queued"
-    user.stack.start("broker", "embedded.broker")
-    assert user.ended(job_id, deadline_seconds=60)["status"] == "succeeded"
+    user.stack.start_broker()
+    assert user.ended(job_id)["status"] == "succeeded"
 
 
-def test_processes_bear_their_names(start_stack: Callable[..., Stack]) -> None:
-    user = User(start_stack(workers=1))
+def test_processes_bear_their_names(user: User) -> None:
     job_id = user.submit(user.net("hang"))
     user.until_event(job_id, "first_step")
 
