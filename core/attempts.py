@@ -88,7 +88,6 @@ class Attempts:
                 "attempts_spent": job.attempts_spent + 1,
                 "token": token,
                 "started_at": job.started_at or now,
-                "progress": None,
             }
             if not moved(connection, job.id, Status.RUNNING, **values):
                 return None
@@ -102,7 +101,6 @@ class Attempts:
                     devices=devices,
                     lease_expires_at=now + timedelta(seconds=lease_seconds),
                     started_at=now,
-                    resume="restart" if number > 1 else None,
                     spool_offset=0,
                 )
             )
@@ -170,6 +168,17 @@ class Attempts:
         """Record that something happened to a running attempt just now. Raises `LeaseLost`."""
         with self._database.write() as connection:
             self.note(connection, job_id, token, [(event_type, self._database.now(connection), data)])
+
+    def start_from(self, job_id: str, token: str, checkpoint_id: str | None, steps_lost: int) -> None:
+        """Say where a further attempt starts: at a recovery checkpoint, or (None) from the beginning.
+
+        `steps_lost` are the steps of the attempts before that are trained again. Raises `LeaseLost`.
+        """
+        with self._database.write() as connection:
+            touch(connection, job_id, token=token)
+            resume = "exact" if checkpoint_id else "restart"
+            values = {"resume": resume, "resumed_from": checkpoint_id, "steps_lost": steps_lost}
+            connection.execute(update(attempts).where(attempts.c.token == token).values(**values))
 
     def finish(
         self, job_id: str, token: str, status: Status, reason: Mapping[str, Any] | None = None, **data: Any

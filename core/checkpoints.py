@@ -113,6 +113,11 @@ class Checkpoints:
         """The checkpoints of a job that bear a file's name, newest last."""
         return self._all(select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.name == name))
 
+    def of_kind(self, job_id: str, kind: str) -> Sequence[Checkpoint]:
+        """The checkpoints of a job that are of a kind, newest first."""
+        query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.kind == kind)
+        return self._all(query.order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc()))
+
     def page(
         self, project_id: str, job_id: str, *, after_id: str | None = None, limit: int = 20
     ) -> Sequence[Checkpoint]:

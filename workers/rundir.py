@@ -8,6 +8,7 @@ trainer.log   out: standard output and error
 outbox/       out: finished checkpoint files, which the supervisor takes
 checkpoints/  the run's own: where ModelCheckpoint keeps its files
 artifacts/    out: whatever else the run leaves
+resume.ckpt   in: the recovery checkpoint to go on from, where there is one
 outcome.json  out: how it ended, written last
 ended         the supervisor's mark that nobody needs the directory any more
 """
@@ -27,7 +28,8 @@ PROGRESS = struct.Struct("<Qdqqqq")
 class Order:
     """What a trainer is to run. `devices` as claimed, e.g. `["gpu:2"]`; one rank each.
 
-    `threads` is the most that torch may use in a rank; 0: as many as it would by hand.
+    `threads` is the most that torch may use in a rank; 0: as many as it would by hand. `resume`: go on from the
+    recovery checkpoint in the directory.
     """
 
     job_id: str
@@ -37,6 +39,8 @@ class Order:
     catalog_modules: list[str]
     master_port: int = 0
     threads: int = 0
+    recovery_interval_seconds: float = 60.0
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,12 @@ class RunDir:
     checkpoints: Path = field(init=False)
     artifacts: Path = field(init=False)
     work: Path = field(init=False)
+    resume: Path = field(init=False)
     outcome: Path = field(init=False)
     ended: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        names = {"job": "job.json", "log": "trainer.log", "outcome": "outcome.json"}
+        names = {"job": "job.json", "log": "trainer.log", "outcome": "outcome.json", "resume": "resume.ckpt"}
         for name in self.__slots__[1:]:
             object.__setattr__(self, name, self.path / names.get(name, name))
 

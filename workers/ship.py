@@ -35,6 +35,8 @@ LOG_EVERY_SECONDS = 1.0
 PROGRESS_EVERY_SECONDS = 0.5
 SPEED_WINDOW_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+RECOVERY = "recovery"
+RECOVERY_KEPT = 2
 
 log = structlog.get_logger()
 
@@ -217,7 +219,7 @@ class Shipper(threading.Thread):
             pinned=False,
             created_at=at,
             is_best=bool(record["best"]),
-            is_last=True,
+            is_last=record["kind"] != RECOVERY,
         )
         try:
             replaced = self._checkpoints.publish(self._claim.token, new)
@@ -227,6 +229,9 @@ class Shipper(threading.Thread):
         for old in replaced:
             self._store.delete(old.storage_key)
         source.unlink(missing_ok=True)
+        if new.kind == RECOVERY:
+            for old in self._checkpoints.of_kind(job_id, RECOVERY)[RECOVERY_KEPT:]:
+                self._checkpoints.forget(old, self._store)
 
     def _ship_log(self, *, everything: bool) -> bool:
         limit = self._config.log_max_bytes

@@ -1,11 +1,14 @@
 """The supervisor of one attempt: starts its trainer, keeps its lease, obeys its callers, and says how it ended."""
 
+import hashlib
+import shutil
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,6 +16,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.attempts import Attempts, Claim, Retry
+from core.checkpoints import Checkpoint, Checkpoints
 from core.database import Database
 from core.errors import LeaseLost
 from core.settings import Settings
@@ -20,13 +24,14 @@ from core.states import ReasonCode, Status
 from core.storage import Store
 from workers.forkserver import FORK_SERVER_DIED, Fork, wait_any
 from workers.rundir import Order, Outcome, RunDir
-from workers.ship import Shipper
+from workers.ship import RECOVERY, Shipper
 
 TICK_SECONDS = 0.25
 ORDERS_SECONDS = 0.5
 DATABASE_RETRY_SECONDS = 1.0
 REST_SECONDS = 600.0
 LOG_TAIL_BYTES = 8 * 1024
+MODEL_CHECKPOINT = "model_checkpoint"
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 
 log = structlog.get_logger()
@@ -63,6 +68,8 @@ class Supervisor:
         self._shutting_down = shutting_down
         self._attempts = Attempts(database)
         self._run = RunDir(config.runs_path / claim.job.id / f"attempt-{claim.attempt}")
+        self._store = store
+        self._checkpoints = Checkpoints(database)
         self._shipper = Shipper(database, store, config, claim, self._run)
         self._forks: list[Fork] = []
         self._log = log.bind(job_id=claim.job.id, attempt=claim.attempt)
@@ -97,6 +104,7 @@ class Supervisor:
 
     def _start(self) -> None:
         claim = self._claim
+        resume = claim.attempt > 1 and self._resume()
         self._run.create(
             Order(
                 job_id=claim.job.id,
@@ -106,6 +114,8 @@ class Supervisor:
                 catalog_modules=list(self._config.catalog_modules),
                 master_port=_free_port() if len(claim.devices) > 1 else 0,
                 threads=self._threads,
+                recovery_interval_seconds=self._config.recovery_interval_seconds,
+                resume=resume,
             )
         )
         for rank in range(len(claim.devices)):
@@ -117,6 +127,32 @@ class Supervisor:
             )
         )
         self._shipper.start()
+
+    def _resume(self) -> bool:
+        """Bring the newest recovery checkpoint into the run directory, and the files that ModelCheckpoint has there."""
+        claim = self._claim
+        reached = int((claim.job.progress or {}).get("global_step", 0))
+        recoveries = self._checkpoints.of_kind(claim.job.id, RECOVERY)
+        found = next((one for one in recoveries if self._bring(one, self._run.resume)), None)
+        if found is not None:
+            for kept in self._checkpoints.of_kind(claim.job.id, MODEL_CHECKPOINT):
+                if kept.step <= found.step:
+                    self._bring(kept, self._run.checkpoints / kept.name)
+        lost = max(0, reached - (found.step if found else 0))
+        start_from = found.id if found else None
+        self._insist(lambda: self._attempts.start_from(claim.job.id, claim.token, start_from, lost))
+        return found is not None
+
+    def _bring(self, checkpoint: Checkpoint, to: Path) -> bool:
+        """Copy a checkpoint out of the store; whether it came whole."""
+        to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(self._store.path(checkpoint.storage_key), to)
+        except OSError as error:
+            self._log.warning("checkpoint_not_brought", checkpoint_id=checkpoint.id, error=str(error))
+            return False
+        with to.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == checkpoint.sha256
 
     def _watch(self) -> Ended:
         claim, config = self._claim, self._config
@@ -192,6 +228,9 @@ class Supervisor:
             reason["traceback"] = outcome.traceback
         self._insist(lambda: self._attempts.finish(job_id, token, Status(outcome.status), reason))
         self._log.info("ended", status=outcome.status, code=outcome.code)
+        if outcome.status == "succeeded":
+            for recovery in self._checkpoints.of_kind(job_id, RECOVERY):
+                self._insist(partial(self._checkpoints.forget, recovery, self._store))
 
     def _outcome(self, ended: Ended) -> Outcome | None:
         """How the run ended, from the strongest witness to the weakest; None: by no fault of its own."""

@@ -152,7 +152,7 @@ def test_an_expired_lease_requeues_the_job_and_the_zombie_can_write_nothing(
     assert again.token != zombie.token
     assert types(database, job.id) == ["created", "claimed", "attempt_lost", "requeued", "claimed"]
     tries = Jobs(database).get(caller.project_id, job.id).attempts_list
-    assert [(one.number, one.outcome, one.resume) for one in tries] == [(1, "worker_lost", None), (2, None, "restart")]
+    assert [(one.number, one.outcome, one.resume) for one in tries] == [(1, "worker_lost", None), (2, None, None)]
 
 
 def test_a_renewed_lease_does_not_expire(database: Database, submit: Submit, worker: Join, claim: Take) -> None:
@@ -237,3 +237,22 @@ def test_a_job_that_waits_for_long_is_claimable_only_where_a_device_is_free(
 def test_the_wait_between_attempts_doubles_up_to_its_limit() -> None:
     retry = Retry(first_seconds=1.0, longest_seconds=5.0)
     assert [retry.delay(spent).total_seconds() for spent in (1, 2, 3, 4, 50)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+def test_a_further_attempt_says_where_it_started_and_what_was_lost(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take
+) -> None:
+    job, store = submit(), Attempts(database)
+    box = worker("cpu:0")
+    for started_from in (None, "ckpt_1"):
+        taken = claim(box)
+        assert taken is not None
+        store.start_from(job.id, taken.token, started_from, 7)
+        store.lose(job.id, taken.token, ReasonCode.PREEMPTED, "drained", NOW)
+    tries = Jobs(database).get(caller.project_id, job.id).attempts_list
+    assert [(one.resume, one.resumed_from, one.steps_lost) for one in tries] == [
+        ("restart", None, 7),
+        ("exact", "ckpt_1", 7),
+    ]
+    with pytest.raises(LeaseLost):
+        store.start_from(job.id, "an old token", None, 0)

@@ -60,6 +60,24 @@ def test_a_trainer_killed_from_outside_is_tried_again_and_its_metrics_are_whole(
     assert [point["step"] for point in points] == list(range(6))
 
 
+def test_a_trainer_killed_late_goes_on_from_its_recovery_checkpoint(user: User, tmp_path: Path) -> None:
+    once = str(tmp_path / "once")
+    flags = {"max_steps": 40, "log_every_n_steps": 1, "enable_checkpointing": True}
+    config = user.net("die", at_step=25, once=once, step_seconds=0.05, batches=40, trainer=flags)
+    job = user.ended(user.submit(config))
+    assert job["status"] == "succeeded", job["reason"]
+    second = job["attempts"][1]
+    assert second["resume"] == "exact"
+    assert second["resumed_from"].startswith("ckpt_")
+    assert 0 <= second["steps_lost"] < 25
+    resumed = next(event for event in user.events(job["id"]) if event["type"] == "resumed")
+    assert resumed["data"]["batches_skipped"] > 0
+    points = user.client.get(f"/v1/jobs/{job['id']}/metrics/loss").json()["points"]
+    assert [point["step"] for point in points] == list(range(40))
+    kinds = [one["kind"] for one in user.client.get(f"/v1/jobs/{job['id']}/checkpoints").json()["data"]]
+    assert kinds == ["model_checkpoint"], "a job that succeeded needs no recovery checkpoint"
+
+
 def test_a_fork_server_that_dies_costs_an_attempt_not_the_job(user: User) -> None:
     job_id = user.submit(user.net(step_seconds=0.05, batches=40, trainer={"max_steps": 40}))
     user.until_event(job_id, "first_step")

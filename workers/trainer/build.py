@@ -13,6 +13,7 @@ from workers.rundir import Order, RunDir
 from workers.trainer.callbacks import Reporter
 from workers.trainer.files import OutboxCheckpointIO
 from workers.trainer.logger import SpoolLogger
+from workers.trainer.recovery import Recovery
 from workers.trainer.spool import ProgressFile, Spool
 
 SUBCOMMAND_KEYS = ("ckpt_path", "weights_only")
@@ -85,7 +86,8 @@ def build(order: Order, run: RunDir, spool: Spool) -> Run:
     }
     if not flags.get("barebones"):
         overrides["logger"] = SpoolLogger(spool, run.path)
-    cli = JobCLI(config, overrides, [reporter], run.checkpoints)
+    recovery = Recovery(run, spool, files, order.recovery_interval_seconds)
+    cli = JobCLI(config, overrides, [recovery, reporter], run.checkpoints)
     files.trainer = cli.trainer
     return Run(trainer=cli.trainer, module=cli.model, data=cli.datamodule, cli=cli)
 

@@ -59,7 +59,7 @@ class Reporter(Callback):
                 max_steps=self._max_steps,
             )
             self._spool.flush_if_due()
-        if self._asked(trainer, batch_idx):
+        if self._asked(trainer):
             self._stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,10 +85,10 @@ class Reporter(Callback):
         if trainer.is_global_zero:
             self._spool.phase(phase)
 
-    def _asked(self, trainer: Trainer, batch_idx: int) -> bool:
+    def _asked(self, trainer: Trainer) -> bool:
         if trainer.world_size == 1:
             return self._run.control.exists()
-        if (batch_idx + 1) % AGREE_EVERY_BATCHES:
+        if self._batches % AGREE_EVERY_BATCHES:
             return False
         agreed: bool = trainer.strategy.reduce_boolean_decision(self._run.control.exists(), all=False)
         return agreed

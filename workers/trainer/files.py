@@ -1,6 +1,7 @@
 """Checkpoint files as a run writes them: whole, and handed to the supervisor by a link in the outbox."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ class OutboxCheckpointIO(TorchCheckpointIO):
             best=self._is_best(path),
         )
 
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Read a checkpoint of an earlier attempt; where ModelCheckpoint's files lay then, they lie here now."""
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        for key, state in checkpoint.get("callbacks", {}).items():
+            if "best_k_models" in state:
+                checkpoint["callbacks"][key] = _moved(state, str(self._run.checkpoints))
+        return checkpoint
+
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a file that the run no longer keeps, and say so."""
         super().remove_checkpoint(path)
@@ -68,3 +77,12 @@ class OutboxCheckpointIO(TorchCheckpointIO):
             return False
         callback = self.trainer.checkpoint_callback
         return isinstance(callback, ModelCheckpoint) and Path(callback.best_model_path) == path
+
+
+def _moved(value: Any, folder: str) -> Any:
+    """ModelCheckpoint's state with the checkpoint folder of another attempt's run directory replaced by this one's."""
+    if isinstance(value, str):
+        return re.sub(r"^.*/attempt-\d+/checkpoints(?=/|$)", lambda _: folder, value)
+    if isinstance(value, dict):
+        return {_moved(name, folder): _moved(item, folder) for name, item in value.items()}
+    return value

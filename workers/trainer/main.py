@@ -57,7 +57,8 @@ def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
         allow_only(order.catalog_modules)
         spool.phase("preparing")
         made = build(order, run, spool)
-        made.trainer.fit(made.module, datamodule=made.data)
+        start_from = str(run.resume) if order.resume else None
+        made.trainer.fit(made.module, datamodule=made.data, ckpt_path=start_from, weights_only=True)
         (run.artifacts / "config.yaml").write_text(made.resolved_config())
         return outcomes.of_success(made.trainer)
     except Stopped:
