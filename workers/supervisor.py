@@ -220,6 +220,7 @@ class Supervisor:
         if self._shipper.error is not None and outcome.status == "succeeded":
             message = f"training ended well, but its files cannot be stored: {self._shipper.error}"
             outcome = Outcome("failed", ReasonCode.OUT_OF_DISK, message)
+        settled = outcome.status in ("succeeded", "stopped")  # there is a later checkpoint than the recoveries
         if outcome.status == "stopped":
             self._insist(lambda: self._attempts.tell(job_id, token, "stopped", attempt=self._claim.attempt))
             outcome = Outcome("cancelled", ReasonCode.CANCELLED_BY_USER, "stopped by request between two steps")
@@ -228,7 +229,7 @@ class Supervisor:
             reason["traceback"] = outcome.traceback
         self._insist(lambda: self._attempts.finish(job_id, token, Status(outcome.status), reason))
         self._log.info("ended", status=outcome.status, code=outcome.code)
-        if outcome.status == "succeeded":
+        if settled:
             for recovery in self._checkpoints.of_kind(job_id, RECOVERY):
                 self._insist(partial(self._checkpoints.forget, recovery, self._store))
 
