@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import anyio
 import structlog
@@ -9,7 +10,7 @@ from anyio import CapacityLimiter
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.service import Service
-from core.attempts import Retry
+from core.attempts import Reaper, Retry
 from core.states import Status
 
 CLEARING_SECONDS = 300.0
@@ -21,12 +22,16 @@ log = structlog.get_logger("lightyard.api")
 
 async def upkeep(service: Service) -> None:
     """Run for as long as the process does. Workers do the same; whoever comes first does it."""
+    config = service.config
+    retry = Retry(config.retry_backoff_seconds, config.retry_backoff_max_seconds)
+    reaper = Reaper(service.attempts, retry, config.lease_seconds)
     limiter = CapacityLimiter(1)  # its own thread, so that no flood of requests delays it
     cleared_at = time.monotonic()
     while True:
-        await asyncio.sleep(service.config.reconcile_interval_seconds)
+        await asyncio.sleep(config.reconcile_interval_seconds)
         try:
-            for delay_seconds, job_id, accelerator in await anyio.to_thread.run_sync(_expire, service, limiter=limiter):
+            expire = partial(_expire, service, reaper, retry)
+            for delay_seconds, job_id, accelerator in await anyio.to_thread.run_sync(expire, limiter=limiter):
                 # Rung when its backoff is over: before, no worker would be given it.
                 asyncio.get_running_loop().call_later(delay_seconds, service.doorbell.ring, job_id, accelerator)
             if time.monotonic() - cleared_at > CLEARING_SECONDS:
@@ -38,12 +43,10 @@ async def upkeep(service: Service) -> None:
             log.exception("upkeep_failed")
 
 
-def _expire(service: Service) -> list[tuple[float, str, str]]:
+def _expire(service: Service, reaper: Reaper, retry: Retry) -> list[tuple[float, str, str]]:
     """Requeue what dead workers held; for each job to ring for: in how many seconds, its id, its accelerator."""
-    config = service.config
-    retry = Retry(config.retry_backoff_seconds, config.retry_backoff_max_seconds)
     rings = []
-    for job_id, status in service.attempts.expire(retry):
+    for job_id, status in reaper.look():
         log.warning("attempt_lost", job_id=job_id, status=str(status))
         job = service.jobs.look_up(job_id) if status is Status.QUEUED else None
         if job is not None:

@@ -60,7 +60,7 @@ class Checkpoints:
     def publish(self, token: str, new: Checkpoint) -> Sequence[Checkpoint]:
         """Make an uploaded file visible, under the attempt's token; `new.is_best` and `new.is_last` say its part.
 
-        A file of the same name is replaced: the rows it replaces are returned, and gone, so that their files can go.
+        Returns the checkpoints of the same name, which it takes the place of and which are now to be forgotten.
         Raises `LeaseLost`.
         """
         with self._database.write() as connection:
@@ -72,7 +72,6 @@ class Checkpoints:
                 checkpoints.c.job_id == new.job_id, checkpoints.c.name == new.name, checkpoints.c.pinned.is_(False)
             )
             replaced = [Checkpoint(**row._mapping) for row in connection.execute(same)]
-            connection.execute(delete(checkpoints).where(checkpoints.c.id.in_([old.id for old in replaced])))
             connection.execute(
                 insert(checkpoints).values(
                     id=new.id,
@@ -116,7 +115,7 @@ class Checkpoints:
     def of_kind(self, job_id: str, kind: str) -> Sequence[Checkpoint]:
         """The checkpoints of a job that are of a kind, newest first."""
         query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.kind == kind)
-        return self._all(query.order_by(checkpoints.c.step.desc(), checkpoints.c.id.desc()))
+        return self._all(query.order_by(checkpoints.c.id.desc()))
 
     def page(
         self, project_id: str, job_id: str, *, after_id: str | None = None, limit: int = 20
@@ -145,21 +144,33 @@ class Checkpoints:
     def delete(self, project_id: str, checkpoint_id: str, store: Store) -> None:
         """Delete a checkpoint: the file first, the row last. Raises `Conflict` for a pinned one."""
         checkpoint = self.get(project_id, checkpoint_id)
-        if checkpoint.pinned:
+        if checkpoint.pinned or not self.forget(checkpoint, store):
             raise Conflict(f"{checkpoint_id} is pinned: unpin it first.", code="checkpoint_pinned")
-        self.forget(checkpoint, store)
 
-    def forget(self, checkpoint: Checkpoint, store: Store) -> None:
-        """Remove a checkpoint's file, then its row, and the job's pointers to it."""
-        store.delete(checkpoint.storage_key)
+    def forget(self, checkpoint: Checkpoint, store: Store, *, token: str | None = None) -> bool:
+        """Remove a checkpoint's file, then its row, and the job's pointers to it; whether it did.
+
+        One that is pinned by now stays. An attempt says its token: what another attempt has published since is not
+        its to remove. Raises `LeaseLost`, and `OSError` when the file cannot be removed; the row stays then.
+        """
         with self._database.write() as connection:
-            connection.execute(delete(checkpoints).where(checkpoints.c.id == checkpoint.id))
+            # The job's row first, as in every transaction that takes both: so none deadlocks, and no pin slips between.
+            if token is None:
+                connection.execute(select(jobs.c.id).where(jobs.c.id == checkpoint.job_id).with_for_update())
+            else:
+                touch(connection, checkpoint.job_id, token=token)
+            mine = checkpoints.c.id == checkpoint.id
+            if connection.execute(select(checkpoints.c.pinned).where(mine)).scalar_one_or_none() is not False:
+                return False
+            store.delete(checkpoint.storage_key)
+            connection.execute(delete(checkpoints).where(mine))
             for column in (jobs.c.best_checkpoint_id, jobs.c.last_checkpoint_id):
                 connection.execute(
                     update(jobs)
                     .where(jobs.c.id == checkpoint.job_id, column == checkpoint.id)
                     .values({column.name: None, "version": jobs.c.version + 1})
                 )
+            return True
 
     def _all(self, query: Select[Any]) -> Sequence[Checkpoint]:
         with self._database.read() as connection:
@@ -172,12 +183,18 @@ class Artifacts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def publish(self, token: str, new: Artifact) -> None:
-        """Make an uploaded file visible under its name; one of the same name is replaced. Raises `LeaseLost`."""
+    def publish(self, token: str, new: Artifact) -> Sequence[Artifact]:
+        """Make an uploaded file visible under its name; returns what it replaced, whose files are now nobody's.
+
+        Raises `LeaseLost`.
+        """
         with self._database.write() as connection:
             touch(connection, new.job_id, token=token)
-            connection.execute(delete(artifacts).where(artifacts.c.job_id == new.job_id, artifacts.c.name == new.name))
+            same = (artifacts.c.job_id == new.job_id) & (artifacts.c.name == new.name)
+            replaced = [Artifact(**row._mapping) for row in connection.execute(select(artifacts).where(same))]
+            connection.execute(delete(artifacts).where(same))
             connection.execute(insert(artifacts).values({c.name: getattr(new, c.name) for c in artifacts.c}))
+        return replaced
 
     def page(self, job_id: str, *, after_name: str | None = None, limit: int = 20) -> Sequence[Artifact]:
         """Up to `limit` artifacts of a job, by name."""

@@ -1,6 +1,6 @@
 """What happened to a job, in order, never changed afterwards."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +27,12 @@ def append(connection: Connection, job_id: str, event_type: str, at: datetime | 
 
     The caller has changed the job's row before, in the same transaction: its lock orders the ids of one job.
     """
-    connection.execute(insert(events).values(job_id=job_id, type=event_type, at=at or datetime.now(UTC), data=data))
+    record(connection, job_id, event_type, at or datetime.now(UTC), data)
+
+
+def record(connection: Connection, job_id: str, event_type: str, at: datetime, data: Mapping[str, Any]) -> None:
+    """As `append`, for data that come from outside, whose names may be any."""
+    connection.execute(insert(events).values(job_id=job_id, type=event_type, at=at, data=dict(data)))
 
 
 class Events:

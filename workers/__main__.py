@@ -64,7 +64,7 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
     desk = Desk(database, Store(config.storage), config, worker_id, inventory)
     app = make_app(config)
     register(app, desk)
-    reconciler = Reconciler(database, config, app, worker_id)
+    reconciler = Reconciler(database, config, app, desk)
 
     @worker_shutting_down.connect(weak=False)
     def _stop(**_: object) -> None:
@@ -84,7 +84,7 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
     kinds = sorted({device["id"].partition(":")[0] for device in inventory.devices})
     worker = app.Worker(
         hostname=f"{config.worker}-{worker_id[-8:]}@lightyard",
-        queues=[queue_of("auto"), *(queue_of(kind) for kind in kinds)],
+        queues=[queue_of("auto"), *(queue_of(kind) for kind in kinds), desk.queue],
         quiet=True,
         without_gossip=True,
         without_mingle=True,

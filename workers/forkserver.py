@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from multiprocessing import forkserver
 from typing import Any
 
+import psutil
+
 PRELOAD = "workers.trainer.warm"
 RESTART_SECONDS = 120.0
 FORK_SERVER_DIED = 255
 """Exit code that multiprocessing reports for a child whose fork server is gone."""
 
 _context = multiprocessing.get_context("forkserver")
-_died = threading.Event()
 _reviving = threading.Lock()
 _lock = threading.Lock()
 """Starting a process polls all others of this process, and a poll reads an exit code once: one thread at a time."""
@@ -36,14 +37,13 @@ def warm() -> None:
 
 
 def wait_until_warm() -> None:
-    """Return once the fork server forks: at once, unless it has died and is importing anew.
+    """Return once the fork server forks: at once, unless it has died and must import anew.
 
     Called before a job is claimed, so that no lease runs while nothing can be started.
     """
     with _reviving:
-        if _died.is_set():
+        if not _lives(_server_pid()):
             Fork("builtins", "bool").wait(RESTART_SECONDS)
-            _died.clear()
 
 
 class Fork:
@@ -54,7 +54,9 @@ class Fork:
         self._process = _context.Process(target=_enter, args=(module, function, args))
         with _lock:
             self._process.start()
+            self._server = _server_pid()
         self.pid: int = self._process.pid or 0
+        self._killed = False
         self._exit_code: int | None = None
 
     @property
@@ -68,12 +70,18 @@ class Fork:
         if self._exit_code is None:
             with _lock:
                 self._exit_code = self._process.exitcode
-            if self._exit_code == FORK_SERVER_DIED:
-                _died.set()
         return self._exit_code
 
+    @property
+    def lost_its_server(self) -> bool:
+        """Whether it ended because the fork server did; a process may also choose the exit code that tells so."""
+        return self.exit_code == FORK_SERVER_DIED and not _lives(self._server)
+
     def kill(self) -> None:
-        """Kill the process and everything it has started."""
+        """Kill the process and its group, once: afterwards the number may be another's."""
+        if self._killed:
+            return
+        self._killed = True
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         if self.exit_code is None:  # killed before it had a group of its own
@@ -100,3 +108,16 @@ def wait_any(forks: Sequence[Fork], timeout_seconds: float) -> None:
 
 def _enter(module: str, function: str, args: Sequence[Any]) -> None:
     getattr(importlib.import_module(module), function)(*args)
+
+
+def _server_pid() -> int | None:
+    # Private, but there is no other way to know which process forks.
+    pid: int | None = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return pid
+
+
+def _lives(pid: int | None) -> bool:
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

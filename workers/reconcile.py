@@ -10,11 +10,12 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.attempts import Attempts, Retry
-from core.bell import TASK, queue_of
+from core.attempts import Attempts, Reaper, Retry
+from core.bell import TASK
 from core.database import Database
 from core.fleet import Fleet
 from core.settings import Settings
+from workers.tasks import Desk
 
 log = structlog.get_logger()
 
@@ -22,51 +23,68 @@ log = structlog.get_logger()
 class Reconciler(threading.Thread):
     """Runs beside a worker's jobs for as long as the worker does."""
 
-    def __init__(self, database: Database, config: Settings, celery: Celery, worker_id: str) -> None:
+    def __init__(self, database: Database, config: Settings, celery: Celery, desk: Desk) -> None:
         super().__init__(name="reconcile", daemon=True)
         self.stopping = threading.Event()
         self._attempts = Attempts(database)
+        retry = Retry(config.retry_backoff_seconds, config.retry_backoff_max_seconds)
+        self._reaper = Reaper(self._attempts, retry, config.lease_seconds)
         self._fleet = Fleet(database)
         self._config = config
         self._celery = celery
-        self._worker_id = worker_id
+        self._desk = desk
+        self._sweeping = threading.Thread(target=self._sweep, name="sweep", daemon=True)
 
     def run(self) -> None:
         """Look again and again; an outage of a part is waited out."""
-        swept_at = float("-inf")
+        self._sweeping.start()
         while not self.stopping.is_set():
             try:
                 self._look()
-                if time.monotonic() - swept_at > self._config.run_keep_seconds / 10:
-                    sweep(self._config.runs_path, self._attempts, self._config.run_keep_seconds)
-                    swept_at = time.monotonic()
             except SQLAlchemyError as error:
                 log.warning("database_away", error=str(error).splitlines()[0])
             except OperationalError as error:
                 log.warning("broker_away", error=str(error))
+            except Exception:
+                log.exception("reconciler_failed")
             self.stopping.wait(self._config.reconcile_interval_seconds)
 
     def _look(self) -> None:
-        config = self._config
-        self._fleet.beat(self._worker_id)
-        retry = Retry(config.retry_backoff_seconds, config.retry_backoff_max_seconds)
-        for job_id, status in self._attempts.expire(retry):
+        self._fleet.beat(self._desk.worker_id)
+        for job_id, status in self._reaper.look():
             log.warning("lease_expired", job_id=job_id, status=str(status))
-        if self._attempts.claimable(self._worker_id, config.ring_after_seconds):
-            # Its bell was lost, or rang while every device was taken. Whoever hears this one looks at the whole queue.
-            self._celery.send_task(TASK, queue=queue_of("auto"), ignore_result=True, retry=False)
+        if self._desk.has_work(self._config.ring_after_seconds):
+            # Its bell was lost, or rang while every device was taken. This worker has one free, so it rings for itself.
+            expires = self._config.ring_after_seconds * 10
+            self._celery.send_task(TASK, queue=self._desk.queue, expires=expires, ignore_result=True, retry=False)
+
+    def _sweep(self) -> None:
+        while True:
+            try:
+                sweep(self._config.runs_path, self._attempts, self._config.run_keep_seconds)
+            except SQLAlchemyError as error:
+                log.warning("database_away", error=str(error).splitlines()[0])
+            except Exception:
+                log.exception("sweep_failed")
+            if self.stopping.wait(max(1.0, self._config.run_keep_seconds / 10)):
+                return
 
 
 def sweep(runs: Path, attempts: Attempts, keep_seconds: float) -> None:
-    """Remove run directories whose attempt has ended and that nobody has written to for `keep_seconds`."""
+    """Remove run directories whose attempt has ended and that nobody has written to for `keep_seconds`.
+
+    Several workers may share a home and sweep it at once.
+    """
     cutoff = time.time() - keep_seconds
     for run in runs.glob("job_*/attempt-*"):
+        number = run.name.partition("-")[2]
         try:
-            newest = max(path.stat().st_mtime for path in (run, *run.iterdir()))
-        except FileNotFoundError:
-            continue
-        if newest > cutoff or attempts.is_live(run.parent.name, int(run.name.partition("-")[2])):
-            continue
-        shutil.rmtree(run, ignore_errors=True)
-        if not any(run.parent.iterdir()):
-            run.parent.rmdir()
+            if not number.isdecimal() or max(path.stat().st_mtime for path in (run, *run.iterdir())) > cutoff:
+                continue
+            if attempts.is_live(run.parent.name, int(number)):
+                continue
+            shutil.rmtree(run, ignore_errors=True)
+            if not any(run.parent.iterdir()):
+                run.parent.rmdir()
+        except OSError as error:  # swept by another meanwhile, or made unreadable by the run
+            log.info("run_directory_not_swept", run=str(run), error=str(error))

@@ -24,6 +24,9 @@ PROGRESS = struct.Struct("<Qdqqqq")
 """Sequence (odd while being written), unix time, epoch, global_step, batches seen, steps in all (-1: not known)."""
 
 
+OUTCOMES = frozenset({"succeeded", "failed", "stopped"})
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a trainer is to run. `devices` as claimed, e.g. `["gpu:2"]`; one rank each.
@@ -104,11 +107,20 @@ class RunDir:
         """Ask the trainer to save a checkpoint and stop between two steps."""
         self.control.touch()
 
-    def read_outcome(self) -> Outcome | None:
-        """How the run ended; None: the trainer did not live to say."""
+    def has_spoken(self) -> bool:
+        """Whether the trainer has reported anything."""
         try:
-            return Outcome(**json.loads(self.outcome.read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError):
+            return self.spool.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+
+    def read_outcome(self) -> Outcome | None:
+        """How the run ended; None: the trainer did not live to say, or what it said is not to be read."""
+        try:
+            said = json.loads(self.outcome.read_bytes())
+            told = {name: storable(said[name]) for name in ("code", "message", "traceback")}
+            return Outcome(said["status"], **told) if said["status"] in OUTCOMES else None
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
     def read_progress(self) -> Progress | None:
@@ -130,8 +142,13 @@ class RunDir:
             with self.log.open("rb") as file:
                 file.seek(max(0, self.log.stat().st_size - size_bytes))
                 return file.read().decode(errors="replace")
-        except FileNotFoundError:
+        except OSError:
             return ""
+
+
+def storable(text: str | None) -> str | None:
+    """Text that every database takes: user code may put anything into a message, half a character or a NUL too."""
+    return None if text is None else str(text).encode("utf-8", "replace").decode().replace("\0", "�")
 
 
 def write_whole(path: Path, value: Any) -> None:

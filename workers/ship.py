@@ -9,25 +9,26 @@ import mimetypes
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import orjson
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.attempts import Attempts, Claim
 from core.checkpoints import Artifact, Artifacts, Checkpoint, Checkpoints
-from core.database import Database
+from core.database import Database, is_outage
 from core.errors import LeaseLost
 from core.ids import new_id
 from core.logs import Logs
 from core.metrics import Metrics, Point, newest
 from core.settings import Settings
 from core.storage import Store, job_prefix
-from workers.rundir import Progress, RunDir
+from workers.records import Entered, Happened, RecordError, Removed, Saved, read_record
+from workers.rundir import Progress, RunDir, storable
 
 READ_BYTES = 4 * 2**20
 LOG_CHUNK_BYTES = 64 * 1024
@@ -35,6 +36,8 @@ LOG_EVERY_SECONDS = 1.0
 PROGRESS_EVERY_SECONDS = 0.5
 SPEED_WINDOW_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+SHUTDOWN_SECONDS = 10.0
+NAME_CHARACTERS = 500
 RECOVERY = "recovery"
 RECOVERY_KEPT = 2
 
@@ -54,13 +57,16 @@ class Batch:
 class Shipper(threading.Thread):
     """Ships one attempt until told to finish, then until all is shipped.
 
-    `lost` is set when the attempt's token no longer counts; `error` holds why files could not be stored, while so.
+    It stops when `lost` is set, and sets it when the attempt's token no longer counts. `error` holds why files cannot
+    be stored, while so.
     """
 
-    def __init__(self, database: Database, store: Store, config: Settings, claim: Claim, run: RunDir) -> None:
+    def __init__(
+        self, database: Database, store: Store, config: Settings, claim: Claim, run: RunDir, lost: threading.Event
+    ) -> None:
         super().__init__(name=f"ship {claim.job.id}", daemon=True)
-        self.lost = threading.Event()
         self.error: OSError | None = None
+        self._lost = lost
         self._database = database
         self._store = store
         self._config = config
@@ -71,7 +77,8 @@ class Shipper(threading.Thread):
         self._metrics = Metrics(database)
         self._logs = Logs(database)
         self._finishing = threading.Event()
-        self._give_up_at = float("inf")
+        self._abandoned = threading.Event()
+        self._all_shipped = False
         self._offset = 0
         self._log_offset = 0
         self._logged_at = 0.0
@@ -79,36 +86,56 @@ class Shipper(threading.Thread):
         self._speed: deque[Progress] = deque()
         self._told_at = 0.0
         self._told: Progress | None = None
+        self._log = log.bind(job_id=claim.job.id)
 
     def run(self) -> None:
-        """Ship until finished, lost, or out of time."""
-        while not self.lost.is_set():
+        """Ship until finished, lost or abandoned."""
+        while not self._lost.is_set() and not self._abandoned.is_set():
             finishing = self._finishing.is_set()
             pause = self._config.ship_interval_seconds
             try:
                 rest = self._ship(everything=finishing)
                 self.error = None
                 if finishing and not rest:
+                    self._all_shipped = True
                     return
                 pause = 0.0 if rest else pause
             except LeaseLost:
-                self.lost.set()
+                self._lost.set()
             except SQLAlchemyError as error:
-                log.warning("database_away", job_id=self._claim.job.id, error=str(error).splitlines()[0])
+                self._log.warning("database_away", error=str(error).splitlines()[0])
                 pause = RETRY_SECONDS
             except OSError as error:
-                log.warning("files_not_stored", job_id=self._claim.job.id, error=str(error))
+                self._log.warning("files_not_stored", error=str(error))
                 self.error = error
                 pause = RETRY_SECONDS
-            if finishing and time.monotonic() > self._give_up_at:
-                return
-            (self.lost if finishing else self._finishing).wait(pause)
+            except Exception:
+                self._log.exception("shipping_failed")
+                pause = RETRY_SECONDS
+            (self._abandoned if finishing else self._finishing).wait(pause)
 
-    def finish(self, timeout_seconds: float) -> None:
-        """Ship the rest, now that the trainer has ended, and return; after the time, with a rest left."""
-        self._give_up_at = time.monotonic() + timeout_seconds
+    def finish(self, store_retry_seconds: float, shutting_down: threading.Event) -> bool:
+        """Ship the rest, now that the trainer has ended; whether all of it was.
+
+        An outage of the database is waited out. Files that cannot be stored are tried again for the time given. A
+        worker that shuts down has a tenth of it.
+        """
         self._finishing.set()
-        self.join()
+        began = time.monotonic()
+        while self.is_alive():
+            self.join(0.1)
+            waited = time.monotonic() - began
+            hopeless = self.error is not None and waited > store_retry_seconds
+            if self._lost.is_set() or hopeless or (shutting_down.is_set() and waited > SHUTDOWN_SECONDS):
+                self.abandon()
+        return self._all_shipped
+
+    def abandon(self) -> None:
+        """Stop, whatever is left."""
+        self._abandoned.set()
+        self._finishing.set()
+        if self.is_alive():
+            self.join(SHUTDOWN_SECONDS)
 
     def _ship(self, *, everything: bool) -> bool:
         """Ship what there is, up to a limit; whether there is more."""
@@ -120,64 +147,69 @@ class Shipper(threading.Thread):
         return more
 
     def _ship_spool(self) -> bool:
-        with self._run.spool.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read(READ_BYTES)
+        try:
+            with self._run.spool.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(READ_BYTES)
+        except FileNotFoundError:
+            return False  # the run removed it: there is nothing more to read
         lines = data.split(b"\n")
         tail = lines.pop()
         batch = Batch(offset=self._offset)
         for line in lines:
-            batch.offset += len(line) + 1
-            self._take(line, batch)
             if len(batch.points) >= self._config.ship_batch_points:
                 self._commit(batch)
                 batch = Batch(offset=self._offset)
+            self._take(line, batch)
         if len(tail) > self._config.spool_line_max_bytes:
-            log.warning("spool_line_dropped", job_id=self._claim.job.id, size_bytes=len(tail))
+            self._log.warning("spool_line_dropped", size_bytes=len(tail))
             batch.offset += len(tail)
         self._commit(batch)
         return len(data) == READ_BYTES
 
     def _take(self, line: bytes, batch: Batch) -> None:
+        """Add what a line says to the batch; what is said of files is done at once, in its place in the order."""
         try:
-            record = orjson.loads(line)
-            at = datetime.fromtimestamp(record["at"], UTC)
-            match record["is"]:
-                case "metrics":
-                    step, epoch = int(record["step"]), record["epoch"]
-                    batch.points.extend(
-                        Point(str(name)[:255], step, epoch, float(value), at)
-                        for name, value in record["values"].items()
-                    )
-                case "event":
-                    batch.happened.append((str(record["type"])[:40], at, record["data"]))
-                case "phase":
-                    batch.phase = str(record["phase"])[:20]
-                case "checkpoint":
-                    # What came before it is committed first, so that the order of the spool is that of the events.
-                    offset, batch.offset = batch.offset, batch.offset - len(line) - 1
-                    self._commit(batch)
-                    self._publish(record, at)
-                    self._reset(batch, offset)
-                case "checkpoint_removed":
-                    for old in self._checkpoints.named(self._claim.job.id, record["name"]):
-                        if not old.pinned:
-                            self._checkpoints.forget(old, self._store)
-        except (ValueError, KeyError, TypeError) as error:
+            record = read_record(line)
+        except RecordError as error:
             # User code can write into the run directory. A line that is not ours costs that line.
-            log.warning("spool_line_refused", job_id=self._claim.job.id, error=repr(error))
-
-    def _reset(self, batch: Batch, offset: int) -> None:
-        batch.offset = offset
-        batch.points, batch.happened, batch.phase = [], [], None
+            self._log.warning("spool_line_refused", error=str(error))
+            record = None
+        if isinstance(record, Saved | Removed):
+            self._commit(batch)
+            if isinstance(record, Saved):
+                self._publish(record)
+            else:
+                self._forget(self._checkpoints.named(self._claim.job.id, record.name))
+        batch.offset += len(line) + 1
+        if isinstance(record, Happened):
+            batch.happened.append((record.type, record.at, record.data))
+        elif isinstance(record, Entered):
+            batch.phase = record.phase
+        elif isinstance(record, list):
+            batch.points.extend(record)
 
     def _commit(self, batch: Batch) -> None:
+        """Write a batch together with how far the spool has been read, then empty it."""
         if batch.offset == self._offset:
             return
-        latest = self._latest | newest(batch.points)
+        try:
+            self._write(batch)
+        except SQLAlchemyError as error:
+            if is_outage(error):
+                raise
+            # The records were checked; still, what the database refuses once it refuses for ever.
+            self._log.exception("spool_records_refused", points=len(batch.points), events=len(batch.happened))
+            self._write(Batch(offset=batch.offset))
+        self._offset = batch.offset
+        batch.points, batch.happened, batch.phase = [], [], None
+
+    def _write(self, batch: Batch) -> None:
         values: dict[str, Any] = {}
+        latest = self._latest
         if batch.points:
-            values["metrics"] = dict(list(latest.items())[: self._config.metric_names_max_count])
+            latest = dict(list((latest | newest(batch.points)).items())[: self._config.metric_names_max_count])
+            values["metrics"] = latest
         if batch.phase is not None:
             values["phase"] = batch.phase
         with self._database.write() as connection:
@@ -185,53 +217,57 @@ class Shipper(threading.Thread):
                 connection, self._claim.job.id, self._claim.token, batch.happened, spool_offset=batch.offset, **values
             )
             if batch.points:
-                dropped = self._metrics.add(
-                    connection, self._claim.job.id, batch.points, self._config.metric_names_max_count
-                )
+                most = self._config.metric_names_max_count
+                dropped = self._metrics.add(connection, self._claim.job.id, batch.points, most)
                 if dropped:
-                    log.warning("metric_names_dropped", job_id=self._claim.job.id, names=sorted(dropped)[:10])
+                    self._log.warning("metric_names_dropped", names=sorted(dropped)[:10])
         self._latest = latest
-        self._offset = batch.offset
 
-    def _publish(self, record: dict[str, Any], at: datetime) -> None:
-        source = self._run.outbox / Path(record["file"]).name
+    def _publish(self, saved: Saved) -> None:
+        source = self._run.outbox / saved.file
         if not source.exists():
             return  # published by an earlier pass that was interrupted after it
         job_id = self._claim.job.id
-        with source.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         checkpoint_id = new_id("ckpt")
         key = f"{job_prefix(job_id)}/checkpoints/{checkpoint_id}.ckpt"
-        size = source.stat().st_size
-        self._store.put(source, key)
+        sha256, size = self._put(source, key)
         new = Checkpoint(
             id=checkpoint_id,
             job_id=job_id,
             attempt=self._claim.attempt,
-            kind=str(record["kind"])[:20],
-            name=str(record["name"])[:255],
-            step=int(record["step"]),
-            epoch=int(record["epoch"]),
-            metrics=record["metrics"],
+            kind=saved.kind,
+            name=saved.name,
+            step=saved.step,
+            epoch=saved.epoch,
+            metrics=saved.metrics,
             size_bytes=size,
             sha256=sha256,
             storage_key=key,
             pinned=False,
-            created_at=at,
-            is_best=bool(record["best"]),
-            is_last=record["kind"] != RECOVERY,
+            created_at=saved.at,
+            is_best=saved.best,
+            is_last=saved.kind != RECOVERY,
         )
         try:
             replaced = self._checkpoints.publish(self._claim.token, new)
-        except (LeaseLost, SQLAlchemyError):
+        except Exception:
             self._store.delete(key)
             raise
-        for old in replaced:
-            self._store.delete(old.storage_key)
         source.unlink(missing_ok=True)
+        self._forget(replaced)
         if new.kind == RECOVERY:
-            for old in self._checkpoints.of_kind(job_id, RECOVERY)[RECOVERY_KEPT:]:
-                self._checkpoints.forget(old, self._store)
+            self._forget(self._checkpoints.of_kind(job_id, RECOVERY)[RECOVERY_KEPT:])
+
+    def _put(self, source: Path, key: str) -> tuple[str, int]:
+        """Store a file; its sha256 and its size in bytes."""
+        with source.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self._store.put(source, key)
+        return sha256, source.stat().st_size
+
+    def _forget(self, checkpoints: Iterable[Checkpoint]) -> None:
+        for checkpoint in checkpoints:
+            self._checkpoints.forget(checkpoint, self._store, token=self._claim.token)
 
     def _ship_log(self, *, everything: bool) -> bool:
         limit = self._config.log_max_bytes
@@ -269,34 +305,41 @@ class Shipper(threading.Thread):
         self._told, self._told_at = now, time.monotonic()
 
     def _ship_artifacts(self) -> None:
-        artifacts = Artifacts(self._database)
         files = sorted(path for path in self._run.artifacts.rglob("*") if path.is_file() and not path.is_symlink())
-        for path in files[: self._config.artifacts_max_count]:
-            name = path.relative_to(self._run.artifacts).as_posix()
+        most = self._config.artifacts_max_count
+        if len(files) > most:
+            self._log.warning("artifacts_dropped", kept=most, dropped=len(files) - most)
+        for path in files[:most]:
+            name = str(storable(path.relative_to(self._run.artifacts).as_posix()))
             size = path.stat().st_size
-            if size > self._config.artifact_max_bytes or len(name) > 500:
-                log.warning("artifact_dropped", job_id=self._claim.job.id, name=name, size_bytes=size)
+            if size > self._config.artifact_max_bytes or len(name) > NAME_CHARACTERS:
+                self._log.warning("artifact_dropped", name=name, size_bytes=size)
                 continue
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            artifact_id = new_id("art")
-            key = f"{job_prefix(self._claim.job.id)}/artifacts/{artifact_id}"
-            self._store.put(path, key)
-            artifacts.publish(
-                self._claim.token,
-                Artifact(
-                    id=artifact_id,
-                    job_id=self._claim.job.id,
-                    attempt=self._claim.attempt,
-                    name=name,
-                    media_type=_media_type(name),
-                    size_bytes=size,
-                    sha256=sha256,
-                    storage_key=key,
-                    created_at=datetime.now(UTC),
-                ),
-            )
+            self._publish_artifact(path, name)
             path.unlink()
+
+    def _publish_artifact(self, path: Path, name: str) -> None:
+        artifact_id = new_id("art")
+        key = f"{job_prefix(self._claim.job.id)}/artifacts/{artifact_id}"
+        sha256, size = self._put(path, key)
+        new = Artifact(
+            id=artifact_id,
+            job_id=self._claim.job.id,
+            attempt=self._claim.attempt,
+            name=name,
+            media_type=_media_type(name),
+            size_bytes=size,
+            sha256=sha256,
+            storage_key=key,
+            created_at=datetime.now(UTC),
+        )
+        try:
+            replaced = Artifacts(self._database).publish(self._claim.token, new)
+        except Exception:
+            self._store.delete(key)
+            raise
+        for old in replaced:
+            self._store.delete(old.storage_key)
 
 
 def _media_type(name: str) -> str:

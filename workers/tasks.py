@@ -17,6 +17,8 @@ from workers.announce import Inventory
 from workers.forkserver import wait_until_warm
 from workers.supervisor import Supervisor
 
+PAUSE_SECONDS = 5.0
+
 log = structlog.get_logger()
 
 
@@ -30,7 +32,8 @@ class Desk:
         self._database = database
         self._store = store
         self._config = config
-        self._worker_id = worker_id
+        self.worker_id = worker_id
+        self.queue = f"lightyard.worker.{worker_id}"
         self._attempts = Attempts(database)
         self._class_paths = frozenset(entry.class_path for entry in inventory.catalog.entries)
         self._threads = _threads(inventory.devices)
@@ -39,13 +42,18 @@ class Desk:
         """Claim and run jobs, best first, until none is left that fits. One that was rung for may be gone already."""
         while not self.shutting_down.is_set():
             wait_until_warm()
-            claim = self._attempts.claim(
-                self._worker_id, self._config.worker, self._config.lease_seconds, self._can_run
-            )
+            claim = self._attempts.claim(self.worker_id, self._config.worker, self._config.lease_seconds, self._can_run)
             if claim is None:
                 return
             log.info("claimed", job_id=claim.job.id, attempt=claim.attempt, devices=claim.devices)
-            Supervisor(self._database, self._store, self._config, claim, self._threads, self.shutting_down).run()
+            supervisor = Supervisor(self._database, self._store, self._config, claim, self._threads, self.shutting_down)
+            if not supervisor.run():
+                # What it could not start, it may not start next either: other workers go first.
+                self.shutting_down.wait(PAUSE_SECONDS)
+
+    def has_work(self, older_than_seconds: float) -> bool:
+        """Whether a job that this worker could run now has waited for so long that its bell may be lost."""
+        return self._attempts.claimable(self.worker_id, older_than_seconds, self._can_run)
 
     def _can_run(self, class_paths: Sequence[str]) -> bool:
         return self._class_paths.issuperset(class_paths)

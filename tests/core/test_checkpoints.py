@@ -64,14 +64,17 @@ def test_a_published_checkpoint_is_listed_with_its_part_and_its_event(
 
 
 def test_a_file_of_the_same_name_replaces_the_old_unless_that_is_pinned(
-    database: Database, caller: Caller, running: Claim
+    database: Database, caller: Caller, running: Claim, tmp_path: Path
 ) -> None:
     store = Checkpoints(database)
     first, second, third = (checkpoint(running, "last.ckpt") for _ in range(3))
     store.publish(running.token, first)
-    assert [old.id for old in store.publish(running.token, second)] == [first.id]
+    (old,) = store.publish(running.token, second)
+    assert old.id == first.id
+    assert store.forget(old, Store(f"file://{tmp_path}"), token=running.token)
     store.pin(caller.project_id, second.id, pinned=True)
     assert store.publish(running.token, third) == []
+    assert not store.forget(second, Store(f"file://{tmp_path}"), token=running.token), "it is pinned"
     assert {found.id for found in store.page(caller.project_id, running.job.id)} == {second.id, third.id}
 
 

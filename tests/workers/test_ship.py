@@ -1,13 +1,15 @@
 """The shipper, on a real database and store, fed as a trainer feeds it."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from core.attempts import Attempts, Claim, Retry
-from core.checkpoints import Artifacts, Checkpoints
+from core.checkpoints import Artifacts, Checkpoint, Checkpoints
 from core.database import Database
 from core.events import Events
 from core.jobs import Job, Jobs
@@ -32,7 +34,8 @@ class Ship:
         self.run.create(Order(held.job.id, 1, {}, ["cpu:0"], []))
         self.spool = Spool(self.run.spool)
         self.store = Store(self.config.storage)
-        self.shipper = Shipper(database, self.store, self.config, held, self.run)
+        self.lost = threading.Event()
+        self.shipper = Shipper(database, self.store, self.config, held, self.run, self.lost)
         self.shipper.start()
 
     def save(self, name: str, data: bytes, number: int, *, best: bool = False) -> None:
@@ -47,9 +50,9 @@ class Ship:
             best=best,
         )
 
-    def finish(self) -> None:
+    def finish(self) -> bool:
         self.spool.flush()
-        self.shipper.finish(10.0)
+        return self.shipper.finish(10.0, threading.Event())
 
 
 @pytest.fixture
@@ -68,8 +71,7 @@ def start(database: Database, held: Claim, home: Path) -> Iterator[Callable[...,
 
     yield begin
     for ship in ships:
-        ship.shipper.lost.set()
-        ship.shipper.join()
+        ship.shipper.abandon()
 
 
 def test_what_the_trainer_reports_arrives_in_order_while_it_runs(
@@ -156,8 +158,13 @@ def test_lines_that_are_not_ours_cost_themselves_alone(
     ship.spool.flush()
     with ship.run.spool.open("ab") as file:
         file.write(b"x" * 5000)
-    ship.finish()
-    assert [(one.name, one.count) for one in Metrics(database).summaries(held.job.id)] == [("loss", 1)]
+    with ship.run.spool.open("ab") as file:
+        file.write(b"\n")
+    ship.spool.event("what", connection=1, job_id="x", at_=2)
+    ship.spool.metrics({"nul\0name": 1.0}, 0, 0)
+    assert ship.finish()
+    assert [(one.name, one.count) for one in Metrics(database).summaries(held.job.id)] == [("loss", 1), ("nul�name", 1)]
+    assert Events(database).after(held.job.id, 0, 10)[-1].data == {"connection": 1, "job_id": "x", "at_": 2}
 
 
 def test_a_line_written_in_two_parts_is_one(database: Database, held: Claim, start: Callable[..., Ship]) -> None:
@@ -201,7 +208,7 @@ def test_a_shipper_whose_lease_is_lost_stops_and_leaves_no_file(
     ship = start()
     Attempts(database).lose(held.job.id, held.token, ReasonCode.WORKER_LOST, "gone", Retry(1, 1))
     ship.save("a.ckpt", b"late", 1)
-    wait_until(ship.shipper.lost.is_set, what="the shipper notices")
+    wait_until(ship.lost.is_set, what="the shipper notices")
     ship.shipper.join()
     assert not [path for path in ship.store.root.rglob("*") if path.is_file()]
 
@@ -215,7 +222,7 @@ def test_a_store_that_is_full_is_tried_again_until_it_is_not(
     ship.save("a.ckpt", b"data", 1)
     wait_until(lambda: ship.shipper.error is not None, what="the shipper cannot store")
     ship.store.root.unlink()
-    ship.finish()
+    assert ship.finish()
     assert ship.shipper.error is None
     assert len(Checkpoints(database).page(caller.project_id, held.job.id)) == 1
 
@@ -240,3 +247,57 @@ def test_progress_tells_speed_and_what_is_left(
     assert job.progress["max_steps"] is None
     assert job.progress["fraction"] is None
     assert job.progress["steps_per_second"] > 100 / (time.monotonic() - before + 60)
+
+
+def test_two_callbacks_may_give_the_same_name_in_folders_of_their_own(
+    database: Database, caller: Caller, held: Claim, start: Callable[..., Ship]
+) -> None:
+    ship = start()
+    ship.save("a/epoch=0.ckpt", b"a", 1)
+    ship.save("b/epoch=0.ckpt", b"b", 2)
+    ship.spool.checkpoint_removed("a/epoch=0.ckpt")
+    assert ship.finish()
+    (left,) = Checkpoints(database).page(caller.project_id, held.job.id)
+    assert ship.store.path(left.storage_key).read_bytes() == b"b"
+
+
+def test_of_recovery_checkpoints_the_newest_two_are_kept_and_none_is_the_last(
+    database: Database, caller: Caller, held: Claim, start: Callable[..., Ship]
+) -> None:
+    ship = start()
+    for number in range(5):
+        (ship.run.outbox / f"{number:06d}").write_bytes(b"x")
+        ship.spool.checkpoint(
+            file=f"{number:06d}", name=f"r{number}", kind="recovery", step=number, epoch=0, metrics={}, best=False
+        )
+    assert ship.finish()
+    kept = Checkpoints(database).of_kind(held.job.id, "recovery")
+    assert [one.name for one in kept] == ["r4", "r3"]
+    assert Jobs(database).get(caller.project_id, held.job.id).last_checkpoint_id is None
+
+
+def test_what_another_attempt_published_is_not_a_zombies_to_remove(
+    database: Database,
+    caller: Caller,
+    held: Claim,
+    start: Callable[..., Ship],
+    claim: Callable[..., Claim],
+    worker: Callable[..., str],
+) -> None:
+    ship = start()
+    Attempts(database).lose(held.job.id, held.token, ReasonCode.PREEMPTED, "gone", Retry(1, 1))
+    successor = claim(worker("cpu:0"))
+    (ship.run.path / "new").write_bytes(b"new")
+    key = f"jobs/{held.job.id}/checkpoints/new.ckpt"
+    ship.store.put(ship.run.path / "new", key)
+    new = Checkpoint(
+        id="ckpt_new", job_id=held.job.id, attempt=2, kind="model_checkpoint", name="e.ckpt", step=1, epoch=0,
+        metrics={},
+        size_bytes=3, sha256="0" * 64, storage_key=key, pinned=False, created_at=datetime.now(UTC), is_last=True,
+    )  # fmt: skip
+    Checkpoints(database).publish(successor.token, new)
+    ship.spool.checkpoint_removed("e.ckpt")
+    wait_until(ship.lost.is_set, what="the zombie notices")
+    ship.shipper.join()
+    assert [one.id for one in Checkpoints(database).page(caller.project_id, held.job.id)] == ["ckpt_new"]
+    assert ship.store.path(key).exists()

@@ -1,12 +1,13 @@
 """From a config to a Trainer, a module and its data, by LightningCLI itself, so that a job is what runs by hand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningCLI
 
 from workers.rundir import Order, RunDir
@@ -59,9 +60,7 @@ class JobCLI(LightningCLI):
             chosen = loggers if isinstance(loggers, list) else [loggers]
             self._overrides["logger"] = [self._overrides["logger"], *chosen]
         trainer = super().instantiate_trainer(**kwargs, **self._overrides)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
-            if isinstance(callback, ModelCheckpoint):
-                _move_inside(callback, self._folder)
+        _move_inside(trainer.callbacks, self._folder)  # type: ignore[attr-defined]  # Lightning sets it in a connector
         trainer.callbacks.extend(self._own_callbacks)  # type: ignore[attr-defined]
         return trainer
 
@@ -92,7 +91,13 @@ def build(order: Order, run: RunDir, spool: Spool) -> Run:
     return Run(trainer=cli.trainer, module=cli.model, data=cli.datamodule, cli=cli)
 
 
-def _move_inside(callback: ModelCheckpoint, folder: Path) -> None:
-    """Keep checkpoints in the run directory; two callbacks with folders of their own keep theirs apart."""
-    chosen = callback.dirpath
-    callback.dirpath = str(folder / Path(chosen).name) if chosen else str(folder)
+def _move_inside(callbacks: Sequence[Callback], folder: Path) -> None:
+    """Have every ModelCheckpoint write into the run directory; those with folders of their own keep them apart."""
+    taken: dict[str, str] = {}
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            chosen = str(callback.dirpath or "")
+            if chosen and chosen not in taken:
+                name = Path(chosen).name or "checkpoints"
+                taken[chosen] = f"{name}-{len(taken) + 1}" if name in taken.values() else name
+            callback.dirpath = str(folder / taken[chosen]) if chosen else str(folder)

@@ -1,7 +1,9 @@
 """Checkpoint files as a run writes them: whole, and handed to the supervisor by a link in the outbox."""
 
+import math
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from workers.rundir import RunDir
 from workers.trainer.spool import Spool
+
+RECOVERY = "recovery"
 
 
 class OutboxCheckpointIO(TorchCheckpointIO):
@@ -26,6 +30,7 @@ class OutboxCheckpointIO(TorchCheckpointIO):
         self._run = run
         self._spool = spool
         self._count = 0
+        self._loads = False
         self.trainer: Trainer | None = None
         self.kind = "model_checkpoint"
 
@@ -39,12 +44,19 @@ class OutboxCheckpointIO(TorchCheckpointIO):
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+        if self.kind == RECOVERY and not self._loads:
+            # Seen once, while there is still time to say so: hyperparameters may be of types that load only unsafely.
+            torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+            self._loads = True
         self._count += 1
         link = self._run.outbox / f"{self._count:06d}"
-        os.link(path, link)
+        try:
+            os.link(path, link)
+        except OSError:  # the run saves to another file system
+            shutil.copyfile(path, link)
         self._spool.checkpoint(
             file=link.name,
-            name=path.name,
+            name=self._name(path),
             kind=self.kind,
             step=int(checkpoint.get("global_step", 0)),
             epoch=int(checkpoint.get("epoch", 0)),
@@ -63,13 +75,18 @@ class OutboxCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a file that the run no longer keeps, and say so."""
         super().remove_checkpoint(path)
-        self._spool.checkpoint_removed(Path(path).name)
+        self._spool.checkpoint_removed(self._name(Path(path)))
+
+    def _name(self, path: Path) -> str:
+        """A file's place among the run's checkpoints: two callbacks may give the same name in folders of their own."""
+        folder = self._run.checkpoints.resolve()
+        return path.resolve().relative_to(folder).as_posix() if path.resolve().is_relative_to(folder) else path.name
 
     def _metrics(self) -> dict[str, float | str]:
         if self.trainer is None:
             return {}
         values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        return {name: value if abs(value) < float("inf") else str(value) for name, value in values.items()}
+        return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
 
     def _is_best(self, path: Path) -> bool:
         """Whether the run's first ModelCheckpoint calls this file its best. It decides that before it saves."""

@@ -8,12 +8,15 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from setproctitle import setproctitle
 
 from workers.rundir import Order, Outcome, RunDir, write_whole
 from workers.trainer.spool import Spool
+
+if TYPE_CHECKING:
+    from workers.trainer.build import Run
 
 PR_SET_PDEATHSIG = 1
 CLUSTER_VARIABLES = ("SLURM_", "PL_", "OMPI_", "PMI_", "LSB_", "GROUP_RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
@@ -37,7 +40,7 @@ def train(path: str, rank: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     # Past this point there is nothing to keep: Python's own teardown with torch loaded takes longer than a short job.
-    os._exit(0 if outcome.status == "succeeded" else 1)
+    os._exit(1 if outcome.status == "failed" else 0)
 
 
 def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
@@ -59,7 +62,7 @@ def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
         made = build(order, run, spool)
         start_from = str(run.resume) if order.resume else None
         made.trainer.fit(made.module, datamodule=made.data, ckpt_path=start_from, weights_only=True)
-        (run.artifacts / "config.yaml").write_text(made.resolved_config())
+        _leave_config(run, made)
         return outcomes.of_success(made.trainer)
     except Stopped:
         return Outcome("stopped")
@@ -69,10 +72,19 @@ def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
         return told
 
 
+def _leave_config(run: RunDir, made: "Run") -> None:
+    try:
+        (run.artifacts / "config.yaml").write_text(made.resolved_config())
+    except Exception as error:  # a value that cannot be dumped is no reason to fail a run that is done
+        sys.stderr.write(f"the resolved config cannot be written: {error!r}\n")
+
+
 def _stand_alone() -> None:
     """A session of its own, to be killed with its children; it dies with the fork server, so with the worker."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # the fork server had died before
+            os._exit(1)
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
@@ -103,7 +115,10 @@ def _set_environment(order: Order, rank: int) -> None:
     indices = [device.partition(":")[2] for device in order.devices]
     on_gpu = order.devices[0].startswith("gpu:")
     # Before anything touches CUDA: a rank sees the devices of its job and no other.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(indices) if on_gpu else ""
+    # The worker may itself be confined to some: its devices are counted among those.
+    mine = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    chosen = [mine[int(index)] if mine else index for index in indices] if on_gpu else []
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
     if len(order.devices) > 1:
         # With these set Lightning takes the ranks as started already, and launches none itself.
         os.environ.update(

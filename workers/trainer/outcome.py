@@ -15,11 +15,13 @@ OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory", "out of memory",
 def of_success(trainer: Trainer) -> Outcome:
     """A run that came to its end, early or not."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in a connector
-        if isinstance(callback, EarlyStopping) and callback.stopped_epoch > 0:
-            score = float(callback.best_score)
+        if isinstance(callback, EarlyStopping) and (callback.stopped_epoch > 0 or callback.wait_count > 0):
+            if not trainer.should_stop and callback.stopped_epoch == 0:
+                continue
+            last = trainer.callback_metrics.get(callback.monitor)
             message = (
-                f"stopped after epoch {callback.stopped_epoch}: {callback.monitor} did not improve on {score:.6g} "
-                f"for {callback.patience} checks"
+                f"stopped after epoch {callback.stopped_epoch}: {callback.monitor} is "
+                f"{float('nan') if last is None else float(last):.6g}, its best was {float(callback.best_score):.6g}"
             )
             return Outcome("succeeded", "early_stopped", message)
     return Outcome("succeeded")

@@ -8,6 +8,7 @@ same iterator again, goes to the place, and puts the generators back to what the
 
 import time
 from collections.abc import Callable, Iterator
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import Metric
 
 from workers.rundir import RunDir
-from workers.trainer.files import OutboxCheckpointIO
+from workers.trainer.files import RECOVERY, OutboxCheckpointIO
 from workers.trainer.rng import put_back, snapshot
 from workers.trainer.spool import Spool
 
@@ -144,12 +145,15 @@ class Recovery(Callback):
             "callback_metrics": {name: torch.as_tensor(value) for name, value in trainer.callback_metrics.items()},
         }
         path = self._run.path / f"recovery-step={trainer.global_step}.ckpt"
-        kind, self._files.kind = self._files.kind, "recovery"
+        kind, self._files.kind = self._files.kind, RECOVERY
         try:
             trainer.save_checkpoint(str(path), False)
+        except UnpicklingError as error:
+            self._interval_seconds = float("inf")
+            self._unable(f"its checkpoints cannot be loaded without running code: {error}"[:500])
         finally:
             self._files.kind, self._saving = kind, None
-        path.unlink()  # the outbox has it
+            path.unlink(missing_ok=True)  # the outbox has it
         self._saved_at = time.monotonic()
 
 

@@ -1,0 +1,51 @@
+"""The lease of one attempt: kept alive from the claim to the end, whatever else its supervisor is busy with."""
+
+import threading
+import time
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.attempts import Attempts, Claim, Orders
+from core.errors import LeaseLost
+
+LOOK_SECONDS = 0.5
+
+log = structlog.get_logger()
+
+
+class Lease(threading.Thread):
+    """Renews an attempt's lease every third of its length, and learns what callers ask of the job in between.
+
+    `lost` is set once another holds the job; whatever waits on it stops.
+    """
+
+    def __init__(self, attempts: Attempts, claim: Claim, lease_seconds: float) -> None:
+        super().__init__(name=f"lease {claim.job.id}", daemon=True)
+        self.lost = threading.Event()
+        self.orders = Orders(cancel=False, force=False)
+        self._stopping = threading.Event()
+        self._attempts = attempts
+        self._claim = claim
+        self._lease_seconds = lease_seconds
+
+    def run(self) -> None:
+        """Look again and again until told to stop. An outage of the database is waited out: nobody can take the job."""
+        renewed_at = time.monotonic()
+        job_id, token = self._claim.job.id, self._claim.token
+        while not self._stopping.wait(min(LOOK_SECONDS, self._lease_seconds / 6)):
+            try:
+                if time.monotonic() - renewed_at > self._lease_seconds / 3:
+                    self.orders = self._attempts.renew(job_id, token, self._lease_seconds)
+                    renewed_at = time.monotonic()
+                else:
+                    self.orders = self._attempts.orders(job_id, token)
+            except LeaseLost:
+                self.lost.set()
+                return
+            except SQLAlchemyError as error:
+                log.warning("database_away", job_id=job_id, error=str(error).splitlines()[0])
+
+    def stop(self) -> None:
+        """Let the lease be: the attempt has ended."""
+        self._stopping.set()
