@@ -1,12 +1,17 @@
 """Attempts: claiming a job under a lease and a fencing token, keeping it, and ending it."""
 
+import heapq
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+import orjson
+from sqlalchemy import ColumnElement, Connection, Row, Text, cast, delete, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from core import events
 from core.database import Database
@@ -14,10 +19,13 @@ from core.devices import Kinds, free_by_kind, offered, runnable
 from core.errors import LeaseLost
 from core.jobs import Job, as_job, move, moved, read_job, touch
 from core.states import ReasonCode, Status
-from core.tables import attempts, device_claims, jobs, workers
+from core.tables import attempts, device_claims, jobs, projects, workers
 
 CLAIM_PAGE = 50
-CLAIM_PAGES = 20
+CLAIM_PAGES = 200
+CLASSES = cast(jobs.c.class_paths, Text)  # the list as it is stored: JSON itself has no equality on PostgreSQL
+QUEUE_COLUMNS = (jobs.c.id, jobs.c.project_id, jobs.c.priority, CLASSES.label("classes"))
+CLAIMABLE_LOOK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +40,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What callers have asked of a running job, told to its supervisor at each renewal of the lease."""
+    """What callers ask of a running job by now: to stop, and within which limits (seconds, bytes) to stay."""
 
     cancel: bool
     force: bool
+    max_seconds: float
+    max_memory_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,35 @@ class Retry:
     def delay(self, attempts_spent: int) -> timedelta:
         """The wait after that many attempts."""
         return timedelta(seconds=min(self.longest_seconds, self.first_seconds * 2 ** max(0, attempts_spent - 1)))
+
+
+class Reaper:
+    """Requeues the jobs of expired leases, from a process that has been able to reach the database all the while.
+
+    After an outage every lease has run out, though every worker may be well: whoever requeued at once would kill
+    healthy training. So a process expires leases only after it has itself reached the database, without a break, for
+    as long as a lease lasts: by then each worker that lives has renewed its own.
+    """
+
+    def __init__(self, attempts: "Attempts", retry: Retry, lease_seconds: float) -> None:
+        self._attempts = attempts
+        self._retry = retry
+        self._lease_seconds = lease_seconds
+        self._reached_since: float | None = None
+
+    def look(self) -> Sequence[tuple[str, Status]]:
+        """Requeue what has expired; returns each job and where it went. Raises `SQLAlchemyError` in an outage."""
+        try:
+            self._attempts.reach()
+            now = time.monotonic()
+            if self._reached_since is None:
+                self._reached_since = now
+            if now - self._reached_since < self._lease_seconds:
+                return []
+            return self._attempts.expire(self._retry)
+        except SQLAlchemyError:
+            self._reached_since = None
+            raise
 
 
 class Attempts:
@@ -111,8 +150,8 @@ class Attempts:
             events.append(connection, job.id, "claimed", now, attempt=number, worker=worker, devices=devices)
             return Claim(job=read_job(connection, job.id), attempt=number, token=token, devices=devices)
 
-    def claimable(self, worker_id: str, older_than_seconds: float) -> bool:
-        """Whether a job that fits this worker's devices has waited for so long that its doorbell may be lost."""
+    def claimable(self, worker_id: str, older_than_seconds: float, fits: Callable[[Sequence[str]], bool]) -> bool:
+        """Whether one of the first jobs that this worker's free devices suit has waited for so long, and fits it."""
         with self._database.read() as connection:
             announced = connection.execute(
                 select(workers.c.devices).where(workers.c.id == worker_id)
@@ -121,10 +160,10 @@ class Attempts:
             if not any(kinds.values()):
                 return False
             cutoff = self._database.now(connection) - timedelta(seconds=older_than_seconds)
-            query = select(jobs.c.id).where(
+            query = select(jobs.c.class_paths).where(
                 jobs.c.status == Status.QUEUED, jobs.c.available_at <= cutoff, runnable(kinds)
             )
-            return connection.execute(query.limit(1)).first() is not None
+            return any(map(fits, connection.execute(query.limit(CLAIMABLE_LOOK)).scalars()))
 
     def renew(self, job_id: str, token: str, lease_seconds: float) -> Orders:
         """Keep an attempt alive, and learn what was asked of its job. Raises `LeaseLost`."""
@@ -160,7 +199,7 @@ class Attempts:
         """
         touch(connection, job_id, token=token, **values)
         for event_type, at, data in happened:
-            events.append(connection, job_id, event_type, at, **data)
+            events.record(connection, job_id, event_type, at, data)
         if spool_offset is not None:
             connection.execute(update(attempts).where(attempts.c.token == token).values(spool_offset=spool_offset))
 
@@ -210,6 +249,11 @@ class Attempts:
         with self._database.write() as connection:
             return _lose(connection, job_id, token, code, message, retry, self._database.now(connection))
 
+    def reach(self) -> None:
+        """Return if the database answers. Raises `SQLAlchemyError` if it does not."""
+        with self._database.read() as connection:
+            self._database.now(connection)
+
     def expire(self, retry: Retry, limit: int = 100) -> Sequence[tuple[str, Status]]:
         """Requeue the jobs of attempts whose lease has run out. Any process may call it, as often as it likes."""
         moved: list[tuple[str, Status]] = []
@@ -238,6 +282,11 @@ class Attempts:
                 moved.append((row.job_id, status))
         return moved
 
+    def known(self, job_id: str) -> bool:
+        """Whether the job has not been deleted."""
+        with self._database.read() as connection:
+            return connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).first() is not None
+
     def is_live(self, job_id: str, number: int) -> bool:
         """Whether an attempt is still under way."""
         query = select(attempts.c.number).where(
@@ -247,31 +296,61 @@ class Attempts:
             return connection.execute(query).first() is not None
 
     def _best(self, connection: Connection, kinds: Kinds, now: datetime, fits: Callable[[Sequence[str]], bool]) -> Any:
-        running = (
-            select(jobs.c.project_id, func.count().label("running"))
-            .where(jobs.c.status == Status.RUNNING)
-            .group_by(jobs.c.project_id)
-            .subquery()
+        """The row of the best job that fits, locked; None where there is none.
+
+        It looks at the first job of each project, then at up to `CLAIM_PAGES` pages of `CLAIM_PAGE` jobs in all. What
+        the devices cannot run, and what needs a list of classes that was refused before, is passed over in SQL and
+        does not count. So a worker overlooks a job only behind `CLAIM_PAGES` refusals, each with classes of its own.
+        """
+        waiting = (jobs.c.status == Status.QUEUED) & (jobs.c.available_at <= now) & runnable(kinds)
+        first = (
+            select(jobs.c.id)
+            .where(jobs.c.project_id == projects.c.id, waiting)
+            .order_by(jobs.c.priority.desc(), jobs.c.id)
+            .limit(1)
         )
-        share = func.coalesce(running.c.running, 0)
-        query = (
-            select(jobs)
-            .outerjoin(running, running.c.project_id == jobs.c.project_id)
-            .where(jobs.c.status == Status.QUEUED, jobs.c.available_at <= now, runnable(kinds))
-            .order_by(jobs.c.priority.desc(), share, jobs.c.id)
-            .with_for_update(of=jobs, skip_locked=True)
-        )
-        for page in range(CLAIM_PAGES):
-            # One row is enough nearly always; the next pages serve a queue whose head this worker's catalogue lacks.
-            size = 1 if page == 0 else CLAIM_PAGE
-            start = 0 if page == 0 else 1 + (page - 1) * CLAIM_PAGE
-            rows = connection.execute(query.limit(size).offset(start)).all()
-            for row in rows:
-                if fits(row.class_paths):
-                    return row
-            if len(rows) < size:
-                return None
+        heads = connection.execute(select(first.scalar_subquery()).select_from(projects)).scalars().all()
+        active = select(jobs.c.project_id).where(jobs.c.status == Status.RUNNING)
+        running = Counter(connection.execute(active).scalars())
+        refused: set[str] = set()
+        pages = iter(range(CLAIM_PAGES))
+        queues = [
+            _queue(connection, head, waiting, refused, pages)
+            for head in connection.execute(select(*QUEUE_COLUMNS).where(jobs.c.id.in_(filter(None, heads)))).all()
+        ]
+        for job in heapq.merge(*queues, key=lambda job: (-job.priority, running[job.project_id], job.id)):
+            if job.classes in refused:
+                continue
+            if not fits(orjson.loads(job.classes)):
+                refused.add(job.classes)
+                continue
+            # Another claimer may have it by now: then it is locked, or no longer waiting.
+            mine = select(jobs).where(jobs.c.id == job.id, waiting).with_for_update(skip_locked=True)
+            if (row := connection.execute(mine).one_or_none()) is not None:
+                return row
         return None
+
+
+def _queue(
+    connection: Connection, head: Row[Any], waiting: ColumnElement[bool], refused: Collection[str], pages: Iterator[int]
+) -> Iterator[Row[Any]]:
+    """A project's jobs from its first on, best first, a page at a time, while the claim has pages left."""
+    last = head
+    yield head
+    for _ in pages:
+        query = (
+            select(*QUEUE_COLUMNS)
+            .where(jobs.c.project_id == head.project_id, waiting, CLASSES.not_in(refused))
+            .order_by(jobs.c.priority.desc(), jobs.c.id)
+            .limit(CLAIM_PAGE)
+        )
+        # Two questions, because "after (priority, id)" in one is no range of the index, whose directions differ.
+        rows = connection.execute(query.where(jobs.c.priority == last.priority, jobs.c.id > last.id)).all()
+        rows = rows or connection.execute(query.where(jobs.c.priority < last.priority)).all()
+        if not rows:
+            return
+        yield from rows
+        last = rows[-1]
 
 
 def _lose(
@@ -326,8 +405,14 @@ def _taken(connection: Connection, worker_id: str) -> set[str]:
 
 
 def _orders(connection: Connection, job_id: str, token: str) -> Orders:
-    query = select(jobs.c.cancel_requested_at, jobs.c.cancel_forced).where(jobs.c.id == job_id, jobs.c.token == token)
+    asked = (jobs.c.cancel_requested_at, jobs.c.cancel_forced, jobs.c.max_seconds, jobs.c.max_memory_bytes)
+    query = select(*asked).where(jobs.c.id == job_id, jobs.c.token == token)
     row = connection.execute(query).one_or_none()
     if row is None:
         raise LeaseLost(f"{job_id}: this attempt no longer holds the job")
-    return Orders(cancel=row.cancel_requested_at is not None, force=row.cancel_forced)
+    return Orders(
+        cancel=row.cancel_requested_at is not None,
+        force=row.cancel_forced,
+        max_seconds=row.max_seconds,
+        max_memory_bytes=row.max_memory_bytes,
+    )

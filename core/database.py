@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from core.settings import Settings, settings
 
@@ -79,6 +80,13 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+def is_outage(error: SQLAlchemyError) -> bool:
+    """Whether the same may work later, because the database is away or busy; what is wrong with the data stays so."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, (OperationalError, PoolTimeout))
 
 
 def private_folder(path: Path) -> Path:
@@ -153,6 +161,11 @@ def _engine(url: str, pool_size: int, timeout_seconds: float) -> Engine:
             pool_pre_ping=True,
             connect_args={
                 "connect_timeout": max(2, int(timeout_seconds)),
+                # A network that swallows packets is noticed within 20 s; by default it takes TCP minutes to hours.
+                "keepalives_idle": 5,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 15_000,  # milliseconds
                 "options": f"-c statement_timeout={int(timeout_seconds * 1000)} -c timezone=UTC",
             },
             **codec,

@@ -115,11 +115,21 @@ class Fleet:
             return list(connection.execute(select(catalogs.c.body).where(catalogs.c.digest.in_(digests))).scalars())
 
     def collect(self, keep_seconds: float, limit: int = 1000) -> None:
-        """Forget workers that have been silent for long, so that the table does not grow for ever."""
+        """Forget workers that have been silent for long, so that the table does not grow for ever.
+
+        With them go the catalogues that no worker has any more; the one announced last is kept.
+        """
         with self._database.write() as connection:
             cutoff = self._database.now(connection) - timedelta(seconds=keep_seconds)
             old = select(workers.c.id).where(workers.c.heartbeat_at < cutoff).limit(limit)
             connection.execute(delete(workers).where(workers.c.id.in_(old)))
+            named = select(workers.c.catalog_digest).where(workers.c.catalog_digest.is_not(None))
+            newest = select(catalogs.c.digest).order_by(catalogs.c.announced_at.desc()).limit(1)
+            unused = catalogs.c.digest.not_in(named) & (catalogs.c.digest != newest.scalar_subquery())
+            # Locked first, asked again then: a worker may be announcing one of them at this moment.
+            locks = select(catalogs.c.digest).where(unused).limit(limit).with_for_update()
+            locked = connection.execute(locks).scalars().all()
+            connection.execute(delete(catalogs).where(catalogs.c.digest.in_(locked), unused))
 
 
 def _as_worker(row: Row[Any], cutoff: datetime, live: Sequence[Any]) -> Worker:

@@ -203,7 +203,7 @@ class Jobs:
             if job.status in (Status.SUCCEEDED, Status.FAILED):
                 raise invalid_transition(job, "cancel")
             if job.status in (Status.QUEUED, Status.PAUSED):
-                reason = {"code": ReasonCode.CANCELLED_BY_USER, "message": "cancelled before it ran"}
+                reason = {"code": ReasonCode.CANCELLED_BY_USER, "message": "cancelled while it waited to run"}
                 move(connection, job.id, Status.CANCELLED, "cancelled", now, reason=reason, finished_at=now)
             elif job.status is Status.RUNNING and (
                 job.cancel_requested_at is None or (force and not job.cancel_forced)

@@ -53,8 +53,11 @@ class Store:
             self.path(key).unlink()
 
     def delete_all(self, prefix: str) -> None:
-        """Remove every file under a folder of keys."""
-        shutil.rmtree(self.path(prefix), ignore_errors=True)
+        """Remove every file under a folder of keys; what is gone already is no error. Raises `OSError` otherwise."""
+        folder = self.path(prefix)
+        while folder.exists():
+            with contextlib.suppress(FileNotFoundError):  # someone else removes them too: look at what is left
+                shutil.rmtree(folder)
 
 
 def job_prefix(job_id: str) -> str:

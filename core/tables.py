@@ -143,7 +143,18 @@ jobs = Table(
     Index("ix_jobs_project_status", "project_id", "status", "id"),
 )
 
-Index("ix_jobs_queue", jobs.c.status, jobs.c.priority.desc(), jobs.c.id)  # the order in which jobs are claimed
+# The order in which each project's jobs are claimed; the last three columns spare the rows that a worker's devices or
+# the backoff rule out.
+Index(
+    "ix_jobs_queue",
+    jobs.c.status,
+    jobs.c.project_id,
+    jobs.c.priority.desc(),
+    jobs.c.id,
+    jobs.c.accelerator,
+    jobs.c.devices,
+    jobs.c.available_at,
+)
 
 job_labels = Table(
     "job_labels",

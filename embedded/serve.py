@@ -21,7 +21,11 @@ from embedded.runner import Runner
 API_GRACE_SECONDS = 10.0
 BROKER_GRACE_SECONDS = 10.0
 WORKER_MARGIN_SECONDS = 10.0
-"""What a worker gets beyond its trainers' own grace, to write down how they ended."""
+"""What a worker gets beyond `LIGHTYARD_STOP_GRACE_SECONDS`, to hand its jobs back while the database is slow.
+
+Told to stop, it kills its trainers at once and puts their jobs back into the queue, preempted at no cost; they resume
+from their newest recovery checkpoints. Mostly that takes a moment.
+"""
 
 
 def main() -> None:

@@ -107,6 +107,9 @@ def wait_any(forks: Sequence[Fork], timeout_seconds: float) -> None:
 
 
 def _enter(module: str, function: str, args: Sequence[Any]) -> None:
+    # The fork server ends when nobody holds the other end of this pipe any more. Every fork is given a copy, so that it
+    # could ask for forks itself: kept, a trainer would keep its fork server, and so itself, alive after the worker.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     getattr(importlib.import_module(module), function)(*args)
 
 

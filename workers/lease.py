@@ -23,7 +23,7 @@ class Lease(threading.Thread):
     def __init__(self, attempts: Attempts, claim: Claim, lease_seconds: float) -> None:
         super().__init__(name=f"lease {claim.job.id}", daemon=True)
         self.lost = threading.Event()
-        self.orders = Orders(cancel=False, force=False)
+        self.orders = Orders(False, False, claim.job.max_seconds, claim.job.max_memory_bytes)
         self._stopping = threading.Event()
         self._attempts = attempts
         self._claim = claim

@@ -17,6 +17,8 @@ from core.fleet import Fleet
 from core.settings import Settings
 from workers.tasks import Desk
 
+SWEEP_SECONDS = 60.0
+
 log = structlog.get_logger()
 
 
@@ -66,12 +68,12 @@ class Reconciler(threading.Thread):
                 log.warning("database_away", error=str(error).splitlines()[0])
             except Exception:
                 log.exception("sweep_failed")
-            if self.stopping.wait(max(1.0, self._config.run_keep_seconds / 10)):
+            if self.stopping.wait(SWEEP_SECONDS):
                 return
 
 
 def sweep(runs: Path, attempts: Attempts, keep_seconds: float) -> None:
-    """Remove run directories whose attempt has ended and that nobody has written to for `keep_seconds`.
+    """Remove run directories of deleted jobs, and those of ended attempts not written to for `keep_seconds`.
 
     Several workers may share a home and sweep it at once.
     """
@@ -79,9 +81,10 @@ def sweep(runs: Path, attempts: Attempts, keep_seconds: float) -> None:
     for run in runs.glob("job_*/attempt-*"):
         number = run.name.partition("-")[2]
         try:
-            if not number.isdecimal() or max(path.stat().st_mtime for path in (run, *run.iterdir())) > cutoff:
+            if not number.isdecimal() or attempts.is_live(run.parent.name, int(number)):
                 continue
-            if attempts.is_live(run.parent.name, int(number)):
+            written = max(path.stat().st_mtime for path in (run, *run.iterdir()))
+            if written > cutoff and attempts.known(run.parent.name):
                 continue
             shutil.rmtree(run, ignore_errors=True)
             if not any(run.parent.iterdir()):

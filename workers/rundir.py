@@ -24,7 +24,7 @@ PROGRESS = struct.Struct("<Qdqqqq")
 """Sequence (odd while being written), unix time, epoch, global_step, batches seen, steps in all (-1: not known)."""
 
 
-OUTCOMES = frozenset({"succeeded", "failed", "stopped"})
+OUTCOMES = frozenset({"succeeded", "failed", "stopped", "lost"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,8 +170,6 @@ class Supervisor:
     def _watch(self) -> Ended:
         claim, config = self._claim, self._config
         started = time.monotonic()
-        ends_at = started + max(1.0, claim.job.max_seconds - claim.job.seconds_spent)
-        memory_max = self._memory_max()
         stop_by = float("inf")
         while True:
             wait_any(self._forks, TICK_SECONDS)
@@ -186,10 +184,11 @@ class Supervisor:
             orders = self._lease.orders
             if orders.force or now > stop_by:
                 return Ended.KILLED_BY_REQUEST
-            if now > ends_at:
+            if now - started > max(1.0, orders.max_seconds - claim.job.seconds_spent):
                 return Ended.TIMEOUT
             if now - started > config.start_timeout_seconds and not self._run.has_spoken():
                 return Ended.NEVER_STARTED
+            memory_max = self._memory_max()
             if memory_bytes([fork.pid for fork in self._forks], memory_max) > memory_max:
                 return Ended.OUT_OF_MEMORY
             if orders.cancel and stop_by == float("inf"):
@@ -209,7 +208,7 @@ class Supervisor:
             return
         outcome = self._outcome(ended)
         if outcome is None:
-            self._lose(ReasonCode.WORKER_LOST, "the trainer was killed from outside (SIGKILL), or its fork server was")
+            self._lose(ReasonCode.WORKER_LOST, "the trainer was killed from outside, or its fork server was")
             return
         if not shipped and outcome.status != "failed":
             if self._shipper.error is None:
@@ -236,7 +235,7 @@ class Supervisor:
             message = "killed by request, without a checkpoint of the last steps"
             return Outcome("cancelled", ReasonCode.CANCELLED_BY_USER, message)
         if ended is Ended.TIMEOUT:
-            message = f"it ran for longer than limits.max_seconds ({self._claim.job.max_seconds:g} s)"
+            message = f"it ran for longer than limits.max_seconds ({self._lease.orders.max_seconds:g} s)"
             return Outcome("failed", ReasonCode.TIMEOUT, message)
         out_of_memory = Outcome(
             "failed",
@@ -250,13 +249,15 @@ class Supervisor:
         if said is not None:
             # A DataLoader's worker that the kernel killed for memory is told by Lightning as an error of the run.
             of_kernel = kernel_killed and said.status == "failed" and "killed by signal: Killed" in (said.message or "")
+            if said.status == "lost":
+                return None
             return out_of_memory if of_kernel else said
         codes = [fork.exit_code for fork in self._forks]
         if kernel_killed and -signal.SIGKILL in codes:
             return out_of_memory
         if any(fork.lost_its_server for fork in self._forks):
             return None
-        telling = [code for code in codes if code not in (None, 0, -signal.SIGKILL)]
+        telling = [code for code in codes if code not in (None, 0, -signal.SIGKILL, -signal.SIGTERM)]
         if telling:
             return self._exit(telling[0] or 0)
         return self._exit(0) if all(code == 0 for code in codes) else None
@@ -273,7 +274,7 @@ class Supervisor:
         return Outcome("failed", ReasonCode.USER_ERROR, f"the trainer crashed with {name}", trace)
 
     def _memory_max(self) -> int:
-        return self._claim.job.max_memory_bytes or self._config.job_max_memory_bytes or int(machine_bytes() * 0.9)
+        return self._lease.orders.max_memory_bytes or self._config.job_max_memory_bytes or int(machine_bytes() * 0.9)
 
     def _give_back(self, message: str) -> None:
         self._kill()

@@ -94,7 +94,11 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("ix_jobs_project_id", ["project_id", "id"], unique=False)
         batch_op.create_index("ix_jobs_project_status", ["project_id", "status", "id"], unique=False)
-        batch_op.create_index("ix_jobs_queue", ["status", sa.text("priority DESC"), "id"], unique=False)
+        batch_op.create_index(
+            "ix_jobs_queue",
+            ["status", "project_id", sa.text("priority DESC"), "id", "accelerator", "devices", "available_at"],
+            unique=False,
+        )
 
     op.create_table(
         "artifacts",

@@ -1,18 +1,21 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from core.attempts import Attempts, Claim, Retry
+from core.attempts import CLAIM_PAGES, Attempts, Claim, Reaper, Retry
 from core.database import Database
 from core.errors import LeaseLost
 from core.events import Events
 from core.jobs import Job, Jobs
 from core.security import Caller
 from core.states import ReasonCode, Status
-from core.tables import attempts, device_claims
+from core.tables import attempts, device_claims, jobs, projects
+from tests.waiting import wait_until
 
 Submit = Callable[..., Job]
 Join = Callable[..., str]
@@ -93,6 +96,87 @@ def test_a_worker_skips_jobs_whose_classes_it_lacks(submit: Submit, worker: Join
     taken = claim(worker("cpu:0"), can_run=lambda paths: set(paths) <= {"m.Net"})
     assert taken is not None
     assert taken.job.id == mine.id
+
+
+def test_hundreds_of_jobs_of_other_classes_at_the_head_do_not_starve_a_worker(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take
+) -> None:
+    first = submit(priority=2)
+    with database.write() as connection:
+        row = dict(connection.execute(select(jobs).where(jobs.c.id == first.id)).one()._mapping)
+        others = [{"id": f"{first.id}{n:04}", "class_paths": [f"other.Net{n % 300}"]} for n in range(1500)]
+        connection.execute(insert(jobs), [row | other for other in others])
+    mine = [first, submit(priority=2), submit(priority=1), submit()]
+    box = worker(*[f"cpu:{slot}" for slot in range(5)])
+    asked: list[str] = []
+
+    def can_run(paths: Sequence[str]) -> bool:
+        asked.extend(paths)
+        return set(paths) <= {"m.Net"}
+
+    for job in mine:
+        asked.clear()
+        taken = claim(box, can_run=can_run)
+        assert taken is not None
+        assert taken.job.id == job.id
+        assert len(asked) == len(set(asked)), "what was refused once is not asked about again"
+    assert claim(box, can_run=can_run) is None
+
+
+def test_many_projects_whose_first_jobs_do_not_fit_do_not_starve_the_last(
+    database: Database, submit: Submit, worker: Join, claim: Take
+) -> None:
+    mine = submit()
+    with database.write() as connection:
+        row = dict(connection.execute(select(jobs).where(jobs.c.id == mine.id)).one()._mapping)
+        many = [f"prj_{n:03}" for n in range(CLAIM_PAGES + 20)]
+        at = database.now(connection)
+        connection.execute(insert(projects), [{"id": one, "name": one, "created_at": at} for one in many])
+        other = {"class_paths": ["other.Net"], "priority": 5}
+        connection.execute(insert(jobs), [row | other | {"id": f"job_{one}", "project_id": one} for one in many])
+    taken = claim(worker("cpu:0"), can_run=lambda paths: set(paths) <= {"m.Net"})
+    assert taken is not None
+    assert taken.job.id == mine.id
+
+
+def test_projects_share_by_their_running_jobs_within_a_priority(
+    database: Database, submit: Submit, worker: Join, claim: Take
+) -> None:
+    with database.write() as connection:
+        at = database.now(connection)
+        connection.execute(insert(projects), [{"id": one, "name": one, "created_at": at} for one in ("prj_b", "prj_c")])
+
+    def put(project_id: str | None = None, **fields: Any) -> str:
+        job = submit(**fields)
+        if project_id is not None:
+            with database.write() as connection:
+                connection.execute(update(jobs).where(jobs.c.id == job.id).values(project_id=project_id))
+        return job.id
+
+    first = [put() for _ in range(3)]
+    second = [put("prj_b") for _ in range(2)]
+    third = [put("prj_c", devices=20), put("prj_c", accelerator="gpu"), put("prj_c")]
+    urgent = put(priority=1)
+    box = worker(*[f"cpu:{slot}" for slot in range(10)])
+    claimed = []
+    while taken := claim(box):
+        claimed.append(taken.job.id)
+    # The first project has the urgent job running, so the others' first jobs precede its own.
+    assert claimed == [urgent, second[0], third[2], first[0], second[1], first[1], first[2]]
+
+
+def test_a_claimer_passes_over_a_job_that_another_holds(
+    database: Database, submit: Submit, worker: Join, claim: Take
+) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    held, free = submit(), submit()
+    box = worker("cpu:0")
+    with database.write() as other:
+        other.execute(select(jobs.c.id).where(jobs.c.id == held.id).with_for_update())
+        taken = claim(box)
+    assert taken is not None
+    assert taken.job.id == free.id
 
 
 def test_many_claimers_at_once_take_each_job_once(
@@ -225,13 +309,14 @@ def test_a_job_that_waits_for_long_is_claimable_only_where_a_device_is_free(
 ) -> None:
     box = worker("cpu:0")
     store = Attempts(database)
-    assert not store.claimable(box, 0.0)
+    assert not store.claimable(box, 0.0, bool)
     submit()
-    assert store.claimable(box, 0.0)
-    assert not store.claimable(box, 60.0)
+    assert store.claimable(box, 0.0, bool)
+    assert not store.claimable(box, 0.0, lambda paths: "other" in paths)
+    assert not store.claimable(box, 60.0, bool)
     submit()
     claim(box)
-    assert not store.claimable(box, 0.0)
+    assert not store.claimable(box, 0.0, bool)
 
 
 def test_the_wait_between_attempts_doubles_up_to_its_limit() -> None:
@@ -256,3 +341,28 @@ def test_a_further_attempt_says_where_it_started_and_what_was_lost(
     ]
     with pytest.raises(LeaseLost):
         store.start_from(job.id, "an old token", None, 0)
+
+
+def test_leases_expire_only_once_the_database_has_been_there_for_as_long_as_a_lease_lasts(
+    database: Database, submit: Submit, worker: Join, claim: Take
+) -> None:
+    job = submit()
+    claim(worker("cpu:0"), lease_seconds=-1)
+    assert Reaper(Attempts(database), NOW, lease_seconds=60.0).look() == []
+    steady = Reaper(Attempts(database), NOW, lease_seconds=0.05)
+    assert steady.look() == []
+    assert wait_until(steady.look, what="the lease expires") == [(job.id, Status.QUEUED)]
+
+
+def test_after_an_outage_workers_have_the_time_of_a_lease_to_renew(
+    database: Database, submit: Submit, worker: Join, claim: Take, tmp_path: Path
+) -> None:
+    away = Database(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}")
+    reaper = Reaper(Attempts(away), NOW, lease_seconds=0.0)
+    with pytest.raises(SQLAlchemyError):
+        reaper.look()
+    submit()
+    claim(worker("cpu:0"), lease_seconds=-1)
+    back = Reaper(Attempts(database), NOW, lease_seconds=3600.0)
+    back.look()
+    assert back.look() == []

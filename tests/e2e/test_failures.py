@@ -93,6 +93,47 @@ def test_a_fork_server_that_dies_costs_an_attempt_not_the_job(user: User) -> Non
     assert len(job["attempts"]) == 2
 
 
+def test_a_trainer_told_to_stop_from_outside_is_tried_again(user: User) -> None:
+    job_id = user.submit(user.net(step_seconds=0.05, batches=40, trainer={"max_steps": 40}))
+    user.until_event(job_id, "first_step")
+    pid = user.until_event(job_id, "started")["data"]["pid"]
+    psutil.Process(pid).terminate()
+    job = user.ended(job_id)
+    assert job["status"] == "succeeded", job["reason"]
+    assert [one["outcome"] for one in job["attempts"]] == ["worker_lost", "succeeded"]
+
+
+def test_a_time_limit_set_on_a_running_job_counts(user: User) -> None:
+    job_id = user.submit(user.net("hang"))
+    user.until_event(job_id, "first_step")
+    version = user.client.get(f"/v1/jobs/{job_id}").headers["ETag"]
+    wanted = {"limits": {"max_seconds": 1}}
+    # The version moves on while the job runs: read and change until both meet.
+    while user.client.patch(f"/v1/jobs/{job_id}", json=wanted, headers={"If-Match": version}).status_code == 412:
+        version = user.client.get(f"/v1/jobs/{job_id}").headers["ETag"]
+    assert user.ended(job_id, deadline_seconds=20)["reason"]["code"] == "timeout"
+
+
+def test_two_checkpoint_callbacks_with_the_same_file_name_keep_both(user: User) -> None:
+    callbacks = [
+        {"class_path": "ModelCheckpoint", "init_args": {"dirpath": f, "filename": "x", "monitor": "loss", "mode": mode}}
+        for f, mode in (("a", "min"), ("b", "max"))
+    ]
+    job = user.ended(user.submit(user.net(trainer={"enable_checkpointing": True, "callbacks": callbacks})))
+    assert job["status"] == "succeeded", job["reason"]
+    listed = user.client.get(f"/v1/jobs/{job['id']}/checkpoints").json()["data"]
+    assert len(listed) == 2
+    assert job["best_checkpoint_id"] in {one["id"] for one in listed}
+
+
+def test_a_profilers_report_is_an_artifact(user: User) -> None:
+    profiler = {"class_path": "SimpleProfiler", "init_args": {"dirpath": "somewhere", "filename": "profile"}}
+    job = user.ended(user.submit(user.net(trainer={"profiler": profiler})))
+    assert job["status"] == "succeeded", job["reason"]
+    names = {one["name"] for one in user.client.get(f"/v1/jobs/{job['id']}/artifacts").json()["data"]}
+    assert names == {"config.yaml", "fit-profile.txt"}
+
+
 def test_a_running_job_stops_between_two_steps_and_leaves_a_checkpoint(user: User) -> None:
     job_id = user.submit(user.net(step_seconds=0.02, batches=500, trainer={"max_steps": 5000}))
     user.until(job_id, lambda job: bool(job["progress"]), "it trains")

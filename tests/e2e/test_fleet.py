@@ -1,6 +1,7 @@
 """What happens when parts of a stack go away, and several workers at once."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -23,8 +24,9 @@ def test_fifty_jobs_at_once_run_exactly_once_each_on_two_workers(start_stack: Ca
     assert workers == {"worker-1", "worker-2"}, "both took their part"
 
 
-def test_a_worker_killed_outright_loses_no_job_and_leaves_no_trainer(user: User) -> None:
-    job_id = user.submit(user.net(step_seconds=0.05, batches=60, trainer={"max_steps": 60}))
+def test_a_worker_killed_outright_loses_no_job_and_leaves_no_trainer(user: User, tmp_path: Path) -> None:
+    once = str(tmp_path / "once")  # the trainer would outlive its worker by far
+    job_id = user.submit(user.net("hang", at_step=2, once=once, batches=4, trainer={"max_steps": 4}))
     user.until_event(job_id, "first_step")
     family = psutil.Process(user.stack.processes["worker-1"].pid).children(recursive=True)
     assert len(family) >= 2

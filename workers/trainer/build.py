@@ -9,6 +9,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.profilers import Profiler
 
 from workers.rundir import Order, RunDir
 from workers.trainer.callbacks import Reporter
@@ -45,6 +46,7 @@ class JobCLI(LightningCLI):
         self._overrides = overrides
         self._own_callbacks = own_callbacks
         self._folder = folder
+        self._artifacts = folder.with_name("artifacts")
         super().__init__(args=config, run=False, save_config_callback=None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -61,6 +63,9 @@ class JobCLI(LightningCLI):
             self._overrides["logger"] = [self._overrides["logger"], *chosen]
         trainer = super().instantiate_trainer(**kwargs, **self._overrides)
         _move_inside(trainer.callbacks, self._folder)  # type: ignore[attr-defined]  # Lightning sets it in a connector
+        profiler = getattr(trainer, "profiler", None)
+        if isinstance(profiler, Profiler):
+            profiler.dirpath = self._artifacts  # its report is an artifact
         trainer.callbacks.extend(self._own_callbacks)  # type: ignore[attr-defined]
         return trainer
 

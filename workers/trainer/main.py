@@ -40,7 +40,7 @@ def train(path: str, rank: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     # Past this point there is nothing to keep: Python's own teardown with torch loaded takes longer than a short job.
-    os._exit(1 if outcome.status == "failed" else 0)
+    os._exit(0 if outcome.status in ("succeeded", "stopped") else 1)
 
 
 def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:

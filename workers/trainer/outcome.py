@@ -5,6 +5,7 @@ import traceback
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from workers.rundir import Outcome
 
@@ -29,6 +30,8 @@ def of_success(trainer: Trainer) -> Outcome:
 
 def of_error(error: BaseException) -> Outcome:
     """A run that raised."""
+    if isinstance(error, SIGTERMException):
+        return Outcome("lost", "worker_lost", "the trainer was told to stop from outside (SIGTERM)")
     text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
     if isinstance(error, SystemExit):
         message = f"the code called sys.exit({error.code!r}) before the run had finished"
