@@ -10,7 +10,8 @@ from anyio import CapacityLimiter
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.service import Service
-from core.attempts import Reaper, Retry
+from core.attempts import Retry
+from core.reaper import Reaper
 from core.states import Status
 
 CLEARING_SECONDS = 300.0

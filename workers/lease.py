@@ -6,7 +6,8 @@ import time
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.attempts import Attempts, Claim, Orders
+from core.attempts import Attempts, Orders
+from core.claims import Claim
 from core.errors import LeaseLost
 
 LOOK_SECONDS = 0.5

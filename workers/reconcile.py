@@ -10,10 +10,11 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.attempts import Attempts, Reaper, Retry
+from core.attempts import Attempts, Retry
 from core.bell import TASK
 from core.database import Database
 from core.fleet import Fleet
+from core.reaper import Reaper
 from core.settings import Settings
 from workers.tasks import Desk
 

@@ -18,8 +18,9 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.attempts import Attempts, Claim
+from core.attempts import Attempts
 from core.checkpoints import Artifact, Artifacts, Checkpoint, Checkpoints
+from core.claims import Claim
 from core.database import Database, is_outage
 from core.errors import LeaseLost
 from core.ids import new_id

@@ -15,8 +15,9 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.attempts import Attempts, Claim, Retry
+from core.attempts import Attempts, Retry
 from core.checkpoints import Checkpoint, Checkpoints
+from core.claims import Claim
 from core.database import Database, is_outage
 from core.errors import LeaseLost
 from core.settings import Settings

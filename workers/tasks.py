@@ -8,8 +8,8 @@ from typing import Any
 import structlog
 from celery import Celery
 
-from core.attempts import Attempts
 from core.bell import TASK
+from core.claims import Claims
 from core.database import Database
 from core.settings import Settings
 from core.storage import Store
@@ -34,7 +34,7 @@ class Desk:
         self._config = config
         self.worker_id = worker_id
         self.queue = f"lightyard.worker.{worker_id}"
-        self._attempts = Attempts(database)
+        self._claims = Claims(database)
         self._class_paths = frozenset(entry.class_path for entry in inventory.catalog.entries)
         self._threads = _threads(inventory.devices)
 
@@ -42,7 +42,7 @@ class Desk:
         """Claim and run jobs, best first, until none is left that fits. One that was rung for may be gone already."""
         while not self.shutting_down.is_set():
             wait_until_warm()
-            claim = self._attempts.claim(self.worker_id, self._config.worker, self._config.lease_seconds, self._can_run)
+            claim = self._claims.claim(self.worker_id, self._config.worker, self._config.lease_seconds, self._can_run)
             if claim is None:
                 return
             log.info("claimed", job_id=claim.job.id, attempt=claim.attempt, devices=claim.devices)
@@ -53,7 +53,7 @@ class Desk:
 
     def has_work(self, older_than_seconds: float) -> bool:
         """Whether a job that this worker could run now has waited for so long that its bell may be lost."""
-        return self._attempts.claimable(self.worker_id, older_than_seconds, self._can_run)
+        return self._claims.claimable(self.worker_id, older_than_seconds, self._can_run)
 
     def _can_run(self, class_paths: Sequence[str]) -> bool:
         return self._class_paths.issuperset(class_paths)

@@ -14,9 +14,10 @@ import orjson
 
 from app.main import create_app
 from app.server import Server, server
-from core.attempts import Attempts, Claim
+from core.attempts import Attempts
 from core.catalog import CALLBACK, DATA_MODULE, LIGHTNING_MODULE, OPTIMIZER, TRAINER, Catalog, Entry, Kind
 from core.checkpoints import Artifact, Artifacts, Checkpoint, Checkpoints
+from core.claims import Claim, Claims
 from core.database import Database, upgrade
 from core.fleet import Fleet
 from core.ids import new_id
@@ -149,7 +150,7 @@ class Api:
 
     def claim(self, worker_id: str, *, lease_seconds: float = 60.0) -> Claim:
         """The next job, held by the worker."""
-        claim = Attempts(self.database).claim(worker_id, "box", lease_seconds, lambda _paths: True)
+        claim = Claims(self.database).claim(worker_id, "box", lease_seconds, lambda _paths: True)
         assert claim is not None
         return claim
 

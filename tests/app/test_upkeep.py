@@ -6,7 +6,8 @@ from tests.waiting import wait_until
 
 
 def test_a_dead_worker_s_job_is_requeued_and_rung_for_without_any_worker(home: Path, broker_url: str) -> None:
-    settings = {"reconcile_interval_seconds": 0.05, "retry_backoff_seconds": 0.1, "broker_timeout_seconds": 5.0}
+    waits = {"reconcile_interval_seconds": 0.05, "retry_backoff_seconds": 0.1, "lease_seconds": 0.2}
+    settings = waits | {"broker_timeout_seconds": 5.0}
     with running_api(home, f"sqlite:///{home / 'l.db'}", broker_url=broker_url, **settings) as api:
         worker_id = api.worker()
         job = api.submit()

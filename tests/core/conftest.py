@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.attempts import Attempts, Claim
+from core.claims import Claim, Claims
 from core.database import Database, upgrade
 from core.fleet import Fleet
 from core.ids import new_id
@@ -87,6 +87,6 @@ def claim(database: Database) -> Callable[..., Claim | None]:
     def take(
         worker_id: str, lease_seconds: float = 60.0, can_run: Callable[..., bool] = lambda paths: True
     ) -> Claim | None:
-        return Attempts(database).claim(worker_id, "box", lease_seconds, can_run)
+        return Claims(database).claim(worker_id, "box", lease_seconds, can_run)
 
     return take

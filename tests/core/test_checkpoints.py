@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from core.attempts import Attempts, Claim, Retry
+from core.attempts import Attempts, Retry
 from core.checkpoints import Artifact, Artifacts, Checkpoint, Checkpoints
+from core.claims import Claim
 from core.database import Database
 from core.errors import Conflict, LeaseLost, NotFound
 from core.events import Events

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 
-from core.attempts import Claim
+from core.claims import Claim
 from core.database import Database
 from core.fleet import Fleet
 from core.jobs import Job
@@ -41,3 +41,15 @@ def test_workers_silent_for_long_are_forgotten(database: Database, worker: Calla
     assert len(Fleet(database).page(60)) == 1
     Fleet(database).collect(keep_seconds=-1)
     assert Fleet(database).page(60) == []
+
+
+def test_catalogues_that_no_worker_names_are_forgotten_but_the_newest_is_kept(
+    database: Database, worker: Callable[..., str]
+) -> None:
+    fleet, one, two = Fleet(database), worker("cpu:0"), worker("cpu:0")
+    for box, letter in ((one, "a"), (one, "b"), (two, "c")):
+        fleet.announce(box, letter * 64, "{}")
+    fleet.collect(keep_seconds=3600)
+    assert len(fleet.catalog_bodies(["a" * 64, "b" * 64, "c" * 64])) == 2
+    fleet.collect(keep_seconds=-1)
+    assert list(fleet.catalog_digests(60)) == ["c" * 64]

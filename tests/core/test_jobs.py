@@ -2,7 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from core.attempts import Attempts, Claim
+from core.attempts import Attempts
+from core.claims import Claim
 from core.database import Database
 from core.errors import Conflict, NotFound, PreconditionFailed
 from core.events import Events

@@ -3,7 +3,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from core.attempts import Attempts, Claim
+from core.attempts import Attempts
+from core.claims import Claim
 from core.database import Database
 from core.jobs import Job
 from core.states import Status

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from core.attempts import Attempts, Claim, Retry
+from core.attempts import Attempts, Retry
 from core.checkpoints import Artifacts, Checkpoint, Checkpoints
+from core.claims import Claim
 from core.database import Database
 from core.events import Events
 from core.jobs import Job, Jobs

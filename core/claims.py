@@ -1,0 +1,174 @@
+"""Claims: which queued job a worker is given, with devices of its own, under a lease and a fencing token."""
+
+import heapq
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Connection, Row, Text, cast, insert, select
+
+from core import events
+from core.database import Database
+from core.devices import Kinds, free_by_kind, offered, runnable
+from core.jobs import Job, as_job, moved, read_job
+from core.states import Status
+from core.tables import attempts, device_claims, jobs, projects, workers
+
+CLAIM_PAGE = 50
+CLAIM_PAGES = 200
+CLASSES = cast(jobs.c.class_paths, Text)  # the list as it is stored: JSON itself has no equality on PostgreSQL
+QUEUE_COLUMNS = (jobs.c.id, jobs.c.project_id, jobs.c.priority, CLASSES.label("classes"))
+CLAIMABLE_LOOK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job given to a worker, with the devices and the token it holds it by."""
+
+    job: Job
+    attempt: int
+    token: str
+    devices: list[str]
+
+
+class Claims:
+    """Gives queued jobs to workers. Each verb is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(
+        self, worker_id: str, worker: str, lease_seconds: float, fits: Callable[[Sequence[str]], bool]
+    ) -> Claim | None:
+        """Give a worker the best queued job that its free devices and its catalogue can run, or nothing.
+
+        Best is by priority, then the project with the fewest running jobs, then age. Devices and job are taken in
+        one transaction; the worker's row is locked, so that its threads take devices one after the other.
+        """
+        with self._database.write() as connection:
+            announced = connection.execute(
+                select(workers.c.devices)
+                .where(workers.c.id == worker_id, workers.c.stopped_at.is_(None))
+                .with_for_update()
+            ).scalar_one_or_none()
+            if announced is None:
+                return None
+            kinds = free_by_kind(announced, _taken(connection, worker_id))
+            if not any(kinds.values()):
+                return None
+            now = self._database.now(connection)
+            row = self._best(connection, kinds, now, fits)
+            if row is None:
+                return None
+            job = as_job(row)
+            devices = list(offered(kinds, job.accelerator)[: job.devices])
+            number, token = job.attempt + 1, secrets.token_hex(16)
+            values: dict[str, Any] = {
+                "phase": "starting",
+                "attempt": number,
+                "attempts_spent": job.attempts_spent + 1,
+                "token": token,
+                "started_at": job.started_at or now,
+            }
+            if not moved(connection, job.id, Status.RUNNING, **values):
+                return None
+            connection.execute(
+                insert(attempts).values(
+                    job_id=job.id,
+                    number=number,
+                    token=token,
+                    worker_id=worker_id,
+                    worker=worker,
+                    devices=devices,
+                    lease_expires_at=now + timedelta(seconds=lease_seconds),
+                    started_at=now,
+                    spool_offset=0,
+                )
+            )
+            connection.execute(
+                insert(device_claims),
+                [{"worker_id": worker_id, "device": d, "job_id": job.id, "attempt": number} for d in devices],
+            )
+            events.append(connection, job.id, "claimed", now, attempt=number, worker=worker, devices=devices)
+            return Claim(job=read_job(connection, job.id), attempt=number, token=token, devices=devices)
+
+    def claimable(self, worker_id: str, older_than_seconds: float, fits: Callable[[Sequence[str]], bool]) -> bool:
+        """Whether one of the first jobs that this worker's free devices suit has waited for so long, and fits it."""
+        with self._database.read() as connection:
+            announced = connection.execute(
+                select(workers.c.devices).where(workers.c.id == worker_id)
+            ).scalar_one_or_none()
+            kinds = free_by_kind(announced or [], _taken(connection, worker_id))
+            if not any(kinds.values()):
+                return False
+            cutoff = self._database.now(connection) - timedelta(seconds=older_than_seconds)
+            query = select(jobs.c.class_paths).where(
+                jobs.c.status == Status.QUEUED, jobs.c.available_at <= cutoff, runnable(kinds)
+            )
+            return any(map(fits, connection.execute(query.limit(CLAIMABLE_LOOK)).scalars()))
+
+    def _best(self, connection: Connection, kinds: Kinds, now: datetime, fits: Callable[[Sequence[str]], bool]) -> Any:
+        """The row of the best job that fits, locked; None where there is none.
+
+        It looks at the first job of each project, then at up to `CLAIM_PAGES` pages of `CLAIM_PAGE` jobs in all. What
+        the devices cannot run, and what needs a list of classes that was refused before, is passed over in SQL and
+        does not count. So a worker overlooks a job only behind `CLAIM_PAGES` refusals, each with classes of its own.
+        """
+        waiting = (jobs.c.status == Status.QUEUED) & (jobs.c.available_at <= now) & runnable(kinds)
+        first = (
+            select(jobs.c.id)
+            .where(jobs.c.project_id == projects.c.id, waiting)
+            .order_by(jobs.c.priority.desc(), jobs.c.id)
+            .limit(1)
+        )
+        heads = connection.execute(select(first.scalar_subquery()).select_from(projects)).scalars().all()
+        active = select(jobs.c.project_id).where(jobs.c.status == Status.RUNNING)
+        running = Counter(connection.execute(active).scalars())
+        refused: set[str] = set()
+        pages = iter(range(CLAIM_PAGES))
+        queues = [
+            _queue(connection, head, waiting, refused, pages)
+            for head in connection.execute(select(*QUEUE_COLUMNS).where(jobs.c.id.in_(filter(None, heads)))).all()
+        ]
+        for job in heapq.merge(*queues, key=lambda job: (-job.priority, running[job.project_id], job.id)):
+            if job.classes in refused:
+                continue
+            if not fits(orjson.loads(job.classes)):
+                refused.add(job.classes)
+                continue
+            # Another claimer may have it by now: then it is locked, or no longer waiting.
+            mine = select(jobs).where(jobs.c.id == job.id, waiting).with_for_update(skip_locked=True)
+            if (row := connection.execute(mine).one_or_none()) is not None:
+                return row
+        return None
+
+
+def _queue(
+    connection: Connection, head: Row[Any], waiting: ColumnElement[bool], refused: Collection[str], pages: Iterator[int]
+) -> Iterator[Row[Any]]:
+    """A project's jobs from its first on, best first, a page at a time, while the claim has pages left."""
+    last = head
+    yield head
+    for _ in pages:
+        query = (
+            select(*QUEUE_COLUMNS)
+            .where(jobs.c.project_id == head.project_id, waiting, CLASSES.not_in(refused))
+            .order_by(jobs.c.priority.desc(), jobs.c.id)
+            .limit(CLAIM_PAGE)
+        )
+        # Two questions, because "after (priority, id)" in one is no range of the index, whose directions differ.
+        rows = connection.execute(query.where(jobs.c.priority == last.priority, jobs.c.id > last.id)).all()
+        rows = rows or connection.execute(query.where(jobs.c.priority < last.priority)).all()
+        if not rows:
+            return
+        yield from rows
+        last = rows[-1]
+
+
+def _taken(connection: Connection, worker_id: str) -> set[str]:
+    query = select(device_claims.c.device).where(device_claims.c.worker_id == worker_id)
+    return set(connection.execute(query).scalars())
