@@ -1,5 +1,6 @@
 """From a body to a job: read, held against the catalogue, with what the service decides filled in."""
 
+import itertools
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from core.errors import Fault, Invalid, UnsupportedMediaType
 from core.jobs import Job, NewJob
 from core.settings import Settings
 from core.spec import JobSpec, Limits, check, read_fields
-from core.values import escape
+from core.values import FAULTS_MAX, TOO_MANY, at_most, escape
 
 SEEDS = 2**32
 """numpy's, which `seed_everything` holds to."""
@@ -55,13 +56,13 @@ def overridden(parts: Service, parent: Job, body: bytes, content_type: str | Non
         overrides = document.get("config", {})
         faults = [
             Fault(f"/{escape(key)}", "unknown_field", "Only `config` is read here: what to change in the config.")
-            for key in document
+            for key in itertools.islice(document, FAULTS_MAX + 2)
             if key != "config"
         ]
         if not isinstance(overrides, dict):
             faults.append(Fault("/config", "wrong_type", "Expected an object."))
         if faults:
-            raise _invalid(faults)
+            raise _invalid(at_most(faults))
     catalog = parts.catalog.current()
     spec, faults = check({"config": merged(parent.config, overrides)}, catalog)
     if spec is None:
@@ -171,5 +172,7 @@ def _seeded(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _invalid(faults: list[Fault]) -> Invalid:
+    if faults[-1].code == TOO_MANY:
+        return Invalid(f"More than {FAULTS_MAX} things are wrong with this job; see errors for the first.", faults)
     count = len(faults)
     return Invalid(f"{count} thing{'s are' if count != 1 else ' is'} wrong with this job; see errors.", faults)

@@ -18,7 +18,7 @@ Beside JSON Schema's own keywords (draft 2020-12) a schema of the catalogue may 
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -37,6 +37,9 @@ PLATEAU = "pytorch_lightning.cli.ReduceLROnPlateau"
 TRAINER = "pytorch_lightning.Trainer"
 CALLABLE = "collections.abc.Callable"
 """Stands among the bases of classes whose instances can be called."""
+_NAME_CHARACTERS_MAX = 200
+"""Nothing longer is compared with the names there are: that takes time, and it is no class's name misspelt."""
+_HINTS_KEPT = 1_000
 
 
 class Kind(StrEnum):
@@ -88,7 +91,14 @@ class Unresolved:
     """Why a name in a config means no class of the catalogue: a fault but for its pointer."""
 
     code: str
-    message: str
+    reason: str
+    hint: Callable[[], str] = str
+    """A sentence on what may be meant, or nothing: looked for only when it is asked for, because that takes time."""
+
+    @property
+    def message(self) -> str:
+        """The reason, with the hint."""
+        return self.reason + self.hint()
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,14 @@ class Catalog:
         """The entry of this path or alias."""
         return self._by_path.get(class_path)
 
+    def knows(self, name: str) -> bool:
+        """Whether some entry has this path, alias or short name."""
+        return name in self._by_path or name in self._by_name
+
+    def named(self, name: str) -> Sequence[Entry]:
+        """The entries that have this short name."""
+        return self._by_name.get(name, ())
+
     def of_kind(self, kind: Kind) -> tuple[Entry, ...]:
         """Its entries of one kind, by path."""
         return tuple(
@@ -191,9 +209,9 @@ class Catalog:
         """
         if "." in name:
             entry = self.get(name)
-            found = [entry] if entry else []
+            found: Sequence[Entry] = [entry] if entry else []
         else:
-            found = self._by_name.get(name, [])
+            found = self.named(name)
             for base in bases:
                 fitting = [entry for entry in found if entry.is_a([base])]
                 if len(fitting) == 1:
@@ -206,9 +224,25 @@ class Catalog:
             return Unresolved("ambiguous_class", f"{name} may mean {paths}: give the full path.")
         if found:
             return Unresolved("wrong_kind", _wrong_kind(found[0], bases))
-        return Unresolved("unknown_class", self._unknown(name, bases))
+        reason = f"No worker announces {name[:200]!r}."
+        broken = next((fault for fault in self.faults if name.startswith(fault.pointer)), None)
+        if broken:
+            reason += f" Its module could not be imported: {broken.message.rstrip('. ')}."
+        reason += " A class must be in a module that a worker announces."
+        return Unresolved("unknown_class", reason, lambda: self._hint(name, tuple(bases)))
 
-    def _unknown(self, name: str, bases: Sequence[str]) -> str:
+    def _hint(self, name: str, bases: tuple[str, ...]) -> str:
+        """The classes whose names are close to this one; looked for once per name, milliseconds each."""
+        if len(name) > _NAME_CHARACTERS_MAX:
+            return ""
+        hints: dict[tuple[str, tuple[str, ...]], str] = self.memo.setdefault("hints", {})
+        if (name, bases) not in hints:
+            if len(hints) >= _HINTS_KEPT:
+                hints.clear()
+            hints[name, bases] = self._look_for(name, bases)
+        return hints[name, bases]
+
+    def _look_for(self, name: str, bases: tuple[str, ...]) -> str:
         fitting = [entry for entry in self.entries if not bases or entry.is_a(bases)]
         last = name.rpartition(".")[2]
         close = [entry.class_path for entry in fitting if entry.name == last]
@@ -217,11 +251,7 @@ class Catalog:
             paths = {path: path for entry in fitting for path in (entry.class_path, *entry.aliases)}
             close = [names[match] for match in difflib.get_close_matches(last, names, n=2, cutoff=0.7)]
             close += [match for match in difflib.get_close_matches(name, paths, n=1, cutoff=0.8) if match not in close]
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        broken = [fault for fault in self.faults if name.startswith(fault.pointer)]
-        if broken:
-            hint += f" Its module could not be imported: {broken[0].message}"
-        return f"No worker announces {name[:200]!r}.{hint} A class must be in a module that a worker announces."
+        return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
 _LABELS = {

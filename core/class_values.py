@@ -33,6 +33,12 @@ def is_class_schema(schema: Mapping[str, Any]) -> bool:
     return CLASS in schema or CALLABLE_OF in schema or TYPE in schema
 
 
+def takes_class(schema: Mapping[str, Any]) -> bool:
+    """Whether a value of this schema may name a class, itself or in a list."""
+    inside = [*schema.get("anyOf", ()), *([schema["items"]] if isinstance(schema.get("items"), dict) else ())]
+    return is_class_schema(schema) or "x-lightyard-any" in schema or any(map(takes_class, inside))
+
+
 def expected_bases(schema: Mapping[str, Any]) -> Sequence[str]:
     """What the class named by a value of this schema must be, or make; empty: anything that can be called."""
     if CLASS in schema:

@@ -1,6 +1,6 @@
 """A valid config, spelled out: full class paths, defaults filled in, the classes it needs, the devices it asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from core.validate import config_schema
 from core.yaml_reader import yaml_scalar
 
 ACCELERATORS = {"cuda": "gpu"}
+_OF_WHAT_IS_INSIDE = frozenset(
+    {"anyOf", "items", "prefixItems", "properties", "required", "additionalProperties", "x-lightyard-any"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,7 @@ class _Walk:
 
     def value(self, value: Any, schema: Mapping[str, Any]) -> Any:
         if "anyOf" in schema:
-            fitting = (branch for branch in schema["anyOf"] if accepts(self.validator, value, branch))
-            return self.value(value, next(fitting, {}))
+            return self.value(value, self.branch(value, schema["anyOf"]))
         if is_class_schema(schema):
             return self.class_value(value, schema)
         if isinstance(value, list):
@@ -88,6 +90,24 @@ class _Walk:
         if isinstance(value, dict):
             return self.members(value, schema)
         return value
+
+    def branch(self, value: Any, branches: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The alternative that a valid value keeps to: it is looked at as a whole only where its form fits several."""
+        fitting = [branch for branch in branches if self.has_form(value, branch)]
+        if len(fitting) > 1:
+            fitting = [branch for branch in fitting if accepts(self.validator, value, branch)]
+        return fitting[0] if fitting else {}
+
+    def has_form(self, value: Any, schema: Mapping[str, Any]) -> bool:
+        if is_class_schema(schema):
+            spec = read_class_value(value, schema)
+            return (
+                spec is not None
+                and spec.name is not None
+                and isinstance(resolve_class(spec.name, schema, self.catalog), Entry)
+            )
+        own = {keyword: limit for keyword, limit in schema.items() if keyword not in _OF_WHAT_IS_INSIDE}
+        return accepts(self.validator, value, own)
 
     def members(self, value: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
         properties = schema.get("properties", {})

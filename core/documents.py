@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from core.errors import BadRequest, BodyTooLarge, Invalid, UnsupportedMediaType
-from core.values import INTEGER_MAX, Limits, faults_in, integer, number, object_of
+from core.values import INTEGER_MAX, Limits, at_most, faults_in, integer, number, object_of
 from core.yaml_reader import YamlReader
 
 JSON_TYPES = frozenset({"application/json"})
@@ -35,7 +35,7 @@ def read_document(
         raise BadRequest("The body is empty.", code="empty_body")
     limits = Limits(max_depth, max_nodes)
     value = _read_json(text, limits) if media_type in JSON_TYPES else YamlReader(text, limits).read()
-    if faults := list(faults_in(value, "")):
+    if faults := at_most(faults_in(value)):
         raise Invalid("The body holds values that cannot be taken.", faults)
     return value
 

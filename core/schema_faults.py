@@ -1,7 +1,9 @@
 """Errors of a JSON Schema as faults: every one, in words, at its pointer."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jsonschema.exceptions import ValidationError
@@ -11,6 +13,10 @@ from core.class_values import CLASS, TYPE, expected_bases, is_class_schema
 from core.errors import Fault
 from core.values import escape
 
+_HINTS_MAX = 30
+"""A hint takes milliseconds to look for; who has more faults than this sent something else than a slip of the pen."""
+_WORD_CHARACTERS_MAX = 64
+"""Longer than any argument's name: nothing longer is compared with them."""
 _CODES = {
     "enum": "not_allowed",
     "const": "not_allowed",
@@ -43,30 +49,42 @@ class Problem(ValidationError):
     """A validation error that knows its code; its message is a sentence for the caller.
 
     `wrong_shape` says that the value is of another form altogether, so that of several alternatives this one was
-    not meant.
+    not meant. `hint` looks for what may have been meant; of many problems, only the first are asked.
     """
 
-    def __init__(self, code: str, message: str, path: Iterable[str] = (), *, wrong_shape: bool = False) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        path: Iterable[str] = (),
+        *,
+        wrong_shape: bool = False,
+        hint: Callable[[], str] = str,
+    ) -> None:
         super().__init__(message, path=tuple(path))
         self.code = code
         self.wrong_shape = wrong_shape
+        self.hint = hint
 
 
-def faults_of(validator: Any, value: Any, pointer: str) -> list[Fault]:
-    """Every fault of `value`, which stands at `pointer`, in the order of the document."""
-    return [fault for error in validator.iter_errors(value) for fault in _faults(error, pointer)]
+def faults_of(validator: Any, value: Any, pointer: str) -> Iterator[Fault]:
+    """The faults of `value`, which stands at `pointer`: each is looked for when the one before it has been taken."""
+    hints = itertools.count()
+    return (fault for error in validator.iter_errors(value) for fault in _faults(error, pointer, hints))
 
 
-def _faults(error: ValidationError, pointer: str) -> Iterator[Fault]:
+def _faults(error: ValidationError, pointer: str, hints: Iterator[int]) -> Iterator[Fault]:
     if error.validator == "anyOf":
         if branch := _meant_branch(error):
             for inner in branch:
-                yield from _faults(inner, pointer)
+                yield from _faults(inner, pointer, hints)
             return
         code = "not_allowed" if _mentions_enum(error) else "wrong_type"
         message = f"Expected {expected(error.schema)}, got {got(error.instance)}."
     elif isinstance(error, Problem):
         code, message = error.code, error.message
+        if error.hint is not str and next(hints) < _HINTS_MAX:
+            message += error.hint()
     else:
         code = _CODES.get(str(error.validator), "wrong_type")
         message = _message(error)
@@ -110,7 +128,8 @@ def _mentions_enum(error: ValidationError) -> bool:
 def _message(error: ValidationError) -> str:
     schema, limit = error.schema, error.validator_value
     value = got(error.instance)
-    if isinstance(schema, Mapping) and "x-lightyard-expected" in schema:
+    is_length = error.validator in {"minLength", "maxLength"}
+    if isinstance(schema, Mapping) and "x-lightyard-expected" in schema and not is_length:
         return f"Expected {schema['x-lightyard-expected']}, got {value}."
     match error.validator:
         case "minimum":
@@ -127,7 +146,7 @@ def _message(error: ValidationError) -> str:
             bound = "at least" if str(error.validator).startswith("min") else "at most"
             what = {"Items": "items", "Length": "characters", "Properties": "members"}[str(error.validator)[3:]]
             count = len(error.instance) if isinstance(error.instance, (str, list, dict)) else 0
-            return f"Must have {bound} {limit} {what}, got {count}."
+            return f"Must have {bound} {limit} {what if limit != 1 else what[:-1]}, got {count}."
         case "pattern":
             return f"Must match the pattern {limit}, got {value}."
         case "x-lightyard-refused":
@@ -177,10 +196,16 @@ def got(value: Any) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint at the known name that is close to this one, or at all of them where they are few."""
-    names = list(known)
-    close = difflib.get_close_matches(name[:100], names, n=1, cutoff=0.6)
-    if close:
-        return f" Did you mean {close[0]}?"
+    names = tuple(known)
+    if close := _closest(name, names):
+        return f" Did you mean {close}?"
     if 0 < len(names) <= 8:
         return f" Known are {', '.join(names)}."
     return ""
+
+
+@functools.lru_cache(maxsize=1_000)
+def _closest(name: str, names: tuple[str, ...]) -> str | None:
+    if len(name) > _WORD_CHARACTERS_MAX:
+        return None
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.6)), None)

@@ -3,6 +3,8 @@
 Values are taken as LightningCLI takes them: a string where a number is expected is one if YAML reads it so.
 """
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,6 +16,7 @@ from jsonschema.validators import extend
 from core.catalog import Catalog, Unresolved
 from core.class_values import CALLABLE_OF, CLASS, TYPE, WRAPPER, arguments_schema, read_class_value, resolve_class
 from core.schema_faults import Problem, did_you_mean, expected, got
+from core.values import FAULTS_MAX
 from core.yaml_reader import yaml_collection, yaml_scalar
 
 Validator = Any
@@ -131,8 +134,14 @@ def _required(_: Validator, names: list[str], value: Any, __: Mapping[str, Any])
                 yield Problem("missing_argument", f"{name} is missing.", [name])
 
 
+def _is_too_large(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether it has more members than it may: that is its fault, and nobody looks at them."""
+    limit: float = schema.get("maxProperties", math.inf)
+    return len(value) > limit
+
+
 def _additional(validator: Validator, rest: Any, value: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _is_too_large(value, schema):
         return
     known = schema.get("properties", {})
     for key, item in value.items():
@@ -140,14 +149,28 @@ def _additional(validator: Validator, rest: Any, value: Any, schema: Mapping[str
             continue
         if rest is False:
             code = schema.get("x-lightyard-unknown", "unknown_argument")
-            yield Problem(code, f"There is no {key[:100]!r} here.{did_you_mean(key, known)}", [key])
+            hint = functools.partial(did_you_mean, key, known)
+            yield Problem(code, f"There is no {key[:100]!r} here.", [key], hint=hint)
         else:
             yield from validator.descend(item, rest, path=key)
 
 
-def _property_names(validator: Validator, names: Any, value: Any, _: Mapping[str, Any]) -> Iterator[ValidationError]:
-    for key in value if isinstance(value, dict) else ():
+def _property_names(
+    validator: Validator, names: Any, value: Any, schema: Mapping[str, Any]
+) -> Iterator[ValidationError]:
+    for key in value if isinstance(value, dict) and not _is_too_large(value, schema) else ():
         yield from validator.descend(key, names, path=key)
+
+
+def _any_of(validator: Validator, branches: Any, value: Any, _: Mapping[str, Any]) -> Iterator[ValidationError]:
+    """The library's own looks for every error of every branch, and writes the value into its message."""
+    found: list[ValidationError] = []
+    for index, branch in enumerate(branches):
+        errors = list(itertools.islice(validator.descend(value, branch, schema_path=index), FAULTS_MAX + 1))
+        if not errors:
+            return
+        found += errors
+    yield ValidationError("anyOf", context=found)
 
 
 def _any(_: Validator, __: Any, value: Any, ___: Mapping[str, Any]) -> Iterator[ValidationError]:
@@ -177,7 +200,7 @@ def _refused(_: Validator, __: Any, ___: Any, ____: Mapping[str, Any]) -> Iterat
 
 _STRICT = _validator_class(
     Draft202012Validator,
-    {"required": _required, "additionalProperties": _additional, "propertyNames": _property_names},
+    {"required": _required, "additionalProperties": _additional, "propertyNames": _property_names, "anyOf": _any_of},
     type_checker=_STRICT_TYPES,
 )
 _LENIENT = _validator_class(
@@ -223,7 +246,8 @@ def _class_value(
         return
     if isinstance(entry, Unresolved):
         # A bare word that is no class may be meant for another alternative, as `simple` is for `profiler`.
-        yield Problem(entry.code, entry.message, spec.name_path, wrong_shape=spec.is_bare and "." not in spec.name)
+        is_word = spec.is_bare and "." not in spec.name
+        yield Problem(entry.code, entry.reason, spec.name_path, wrong_shape=is_word, hint=entry.hint)
         return
     if TYPE in schema:
         return
@@ -236,7 +260,7 @@ def _class_value(
             need = ", ".join(missing)
             yield Problem("missing_argument", f"{entry.name} needs {need}: write {{class_path, init_args}}.")
         return
-    given = {name: _read_collection(validator, item, arguments, name) for name, item in spec.args.items()}
+    given = {name: read_collection(validator, item, arguments, name) for name, item in spec.args.items()}
     for error in validator.descend({**spec.inherited, **given}, arguments):
         error.path.extendleft(reversed(spec.args_path))
         yield error
@@ -249,13 +273,18 @@ def _wrapper(value: dict[str, Any], parameters: Mapping[str, Any]) -> Iterator[V
         yield Problem("refused", message, ["dict_kwargs"])
     for key in value:
         if key not in WRAPPER:
-            hint = " Put it under init_args." if key in parameters else did_you_mean(key, sorted(WRAPPER))
-            yield Problem("unknown_field", f"There is no {key[:100]!r} beside class_path.{hint}", [key])
+            message = f"There is no {key[:100]!r} beside class_path."
+            if key in parameters:
+                yield Problem("unknown_field", f"{message} Put it under init_args.", [key])
+            else:
+                hint = functools.partial(did_you_mean, key, sorted(WRAPPER))
+                yield Problem("unknown_field", message, [key], hint=hint)
 
 
-def _read_collection(validator: Validator, value: Any, arguments: Mapping[str, Any], name: str) -> Any:
-    """A list or an object that is written as a string, where no string is expected."""
-    if not isinstance(value, str) or (read := yaml_collection(value)) is None:
+def read_collection(validator: Validator, value: Any, arguments: Mapping[str, Any], name: str) -> Any:
+    """The list or object that a string given to a parameter writes, where the parameter does not take the string."""
+    schema = arguments.get("properties", {}).get(name)
+    if not isinstance(value, str) or schema is None or accepts(validator, value, schema):
         return value
-    schema = arguments.get("properties", {}).get(name, {})
-    return value if accepts(validator, value, schema) else read
+    read = yaml_collection(value)
+    return value if read is None else read

@@ -9,7 +9,7 @@ from core.errors import Fault, Invalid
 from core.schema_faults import did_you_mean, faults_of
 from core.schemas import Validator, strict_validator
 from core.validate import validate
-from core.values import INTEGER_MAX, escape
+from core.values import FAULTS_MAX, INTEGER_MAX, at_most, escape
 
 NAME_CHARACTERS_MAX = 200
 LABELS_MAX = 64
@@ -34,7 +34,8 @@ _LATER = {"bundle": "Code bundles", "webhook": "Webhooks"}
 
 _TEXT = {
     "type": "string",
-    "pattern": r"^[^\x00-\x1f\x7f]*\Z",
+    # No control characters, and none that turn the direction of what is written around them.
+    "pattern": r"^[^\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*\Z",
     "x-lightyard-expected": "text without control characters",
 }
 _LIMIT_SCHEMAS: dict[str, Any] = {
@@ -92,16 +93,16 @@ def read_spec(document: Any) -> JobSpec:
     """The spec that a body holds, its config unchecked. Raises Invalid with every fault of the rest."""
     spec, faults = _read(document)
     if spec is None or faults:
-        raise Invalid("The job spec is invalid.", faults)
+        raise Invalid("The job spec is invalid.", at_most(faults))
     return spec
 
 
 def check(document: Any, catalog: Catalog) -> tuple[JobSpec | None, list[Fault]]:
     """The spec that a body holds, and every fault of it and of its config; without a fault, it can run."""
     spec, faults = _read(document)
-    if spec is not None:
+    if spec is not None and len(faults) <= FAULTS_MAX:
         faults = faults + validate(spec.config, catalog, pointer_prefix=spec.config_pointer)
-    return (None if faults else spec), faults
+    return (None if faults else spec), at_most(faults)
 
 
 def read_fields(document: Mapping[str, Any], names: tuple[str, ...]) -> tuple[dict[str, Any], list[Fault]]:
@@ -109,16 +110,18 @@ def read_fields(document: Mapping[str, Any], names: tuple[str, ...]) -> tuple[di
     values: dict[str, Any] = {}
     faults: list[Fault] = []
     for key, value in document.items():
+        if len(faults) > FAULTS_MAX:
+            break
         if key not in names:
             faults.append(
                 Fault(f"/{escape(key)}", "unknown_field", f"There is no {key[:100]!r} here.{did_you_mean(key, names)}")
             )
             continue
-        found = faults_of(_VALIDATORS[key], value, f"/{key}")
+        found = at_most(faults_of(_VALIDATORS[key], value, f"/{key}"))
         faults += found
         if not found:
             values[key] = _field(key, value)
-    return values, faults
+    return values, at_most(faults)
 
 
 def _read(document: Any) -> tuple[JobSpec | None, list[Fault]]:
@@ -168,8 +171,10 @@ def _read_job(document: Mapping[str, Any]) -> tuple[JobSpec | None, list[Fault]]
 
 def _read_layer(document: Mapping[str, Any], prefix: str) -> tuple[JobSpec | None, list[Fault]]:
     """A config with the subcommand on top, as LightningCLI prints it: `{fit: {model: …}}`."""
-    faults = []
+    faults: list[Fault] = []
     for key, value in document.items():
+        if len(faults) > FAULTS_MAX:
+            break
         if key in SUBCOMMANDS[1:] and value is not None:
             faults.append(_later_subcommand(f"{prefix}/{key}", key))
         elif key == "subcommand":
@@ -186,6 +191,8 @@ def _fields(document: Mapping[str, Any], known: tuple[str, ...]) -> tuple[dict[s
     values: dict[str, Any] = {}
     faults: list[Fault] = []
     for key, value in document.items():
+        if len(faults) > FAULTS_MAX:
+            break
         if key == "config":
             continue
         if key in _LATER:
@@ -200,7 +207,7 @@ def _fields(document: Mapping[str, Any], known: tuple[str, ...]) -> tuple[dict[s
         elif key == "subcommand":
             faults += _subcommand_faults(value, "/subcommand")
         else:
-            found = faults_of(_VALIDATORS[key], value, f"/{key}")
+            found = at_most(faults_of(_VALIDATORS[key], value, f"/{key}"))
             faults += found
             if not found:
                 values[key] = _field(key, value)
@@ -214,7 +221,7 @@ def _field(key: str, value: Any) -> Any:
 
 
 def _subcommand_faults(value: Any, pointer: str) -> list[Fault]:
-    faults = faults_of(_VALIDATORS["subcommand"], value, pointer)
+    faults = at_most(faults_of(_VALIDATORS["subcommand"], value, pointer))
     return faults or ([_later_subcommand(pointer, value)] if value != "fit" else [])
 
 

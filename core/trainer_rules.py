@@ -4,16 +4,26 @@ The exclusions are those that Lightning 2.6 raises on (trainer.py, its connector
 cannot be meant.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from core.catalog import CALLBACK, Catalog, Entry, Kind
-from core.class_values import read_class_value
+from core.class_values import ClassValue, read_class_value
 from core.errors import Fault
 from core.yaml_reader import yaml_scalar
 
 CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
 LOGGERS = frozenset({"pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger"})
+FILENAME_CHARACTERS_MAX = 200
+"""A file's name has 255 bytes at most, of which Lightning and the store add some; metrics are filled in besides."""
+
+_LIGHTNINGS_CHECKPOINTS = "pytorch_lightning.callbacks.Checkpoint"
+_LOGGER = "pytorch_lightning.loggers.Logger"
+_PROFILER = "pytorch_lightning.profilers.Profiler"
+# Arguments that become parts of the paths of files, below a folder which the service sets.
+_PATHS = {_LIGHTNINGS_CHECKPOINTS: ("filename",), _LOGGER: ("name", "version", "sub_dir"), _PROFILER: ("filename",)}
+_FILLING_SLASH = re.compile(r"\{[^{}:]*:[^{}]*/")  # "{epoch:/>9}" writes slashes before the number
 
 # Flags that Lightning has dropped, and what stands for them in 2.6.
 REMOVED = {
@@ -74,6 +84,13 @@ def refusals(flags: Mapping[str, Any], catalog: Catalog, pointer: str) -> Iterat
         message = "`model_registry` is refused: checkpoints are kept by this service. Remove it."
         yield Fault(f"{pointer}/model_registry", "refused", message)
     yield from _refused_loggers(flags.get("logger"), catalog, f"{pointer}/logger")
+    for name, base in (("callbacks", CALLBACK), ("logger", _LOGGER), ("profiler", _PROFILER)):
+        for spec, place in _classes(flags.get(name), f"{pointer}/{name}"):
+            if not spec.args or not isinstance(spec.args, dict):
+                continue
+            entry = catalog.resolve(str(spec.name), [base])
+            if isinstance(entry, Entry):
+                yield from _refused_paths(entry, spec.args, place + "".join(f"/{key}" for key in spec.args_path))
     yield from _refused_strategy(flags, f"{pointer}/strategy")
     nodes = _scalar(flags.get("num_nodes"))
     if isinstance(nodes, int) and nodes > 1:
@@ -130,19 +147,45 @@ def _number(value: Any) -> int | float | None:
 
 
 def _refused_loggers(value: Any, catalog: Catalog, pointer: str) -> Iterator[Fault]:
-    several = isinstance(value, list)
-    for index, item in enumerate(value if several else [value]):
-        spec = read_class_value(item, {})
-        if spec is None or spec.name is None or isinstance(_scalar(item), bool):
+    for spec, place in _classes(value, pointer):
+        if spec.is_bare and isinstance(_scalar(spec.name), bool):
             continue
-        entry = catalog.get(spec.name) or next((e for e in catalog.entries if e.name == spec.name), None)
+        entry = catalog.get(str(spec.name)) or next(iter(catalog.named(str(spec.name))), None)
         if entry is None or (entry.class_path not in LOGGERS and entry.kind is Kind.LOGGER):
-            place = (f"{pointer}/{index}" if several else pointer) + "".join(f"/{key}" for key in spec.name_path)
             message = (
                 "Only CSVLogger and, where a worker has it, TensorBoardLogger can be given: a job's metrics are kept"
                 " by this service. Remove `logger`, or set it to true."
             )
-            yield Fault(place, "refused", message)
+            yield Fault(place + "".join(f"/{key}" for key in spec.name_path), "refused", message)
+
+
+def _refused_paths(entry: Entry, arguments: Mapping[str, Any], pointer: str) -> Iterator[Fault]:
+    """Arguments by which files would be written outside of the job's own folder."""
+    names = [name for base, paths in _PATHS.items() if entry.is_a([base]) for name in paths]
+    for name, value in arguments.items():
+        if not isinstance(value, str):
+            continue
+        if name in names:
+            if problem := _path_problem(value, expands=entry.is_a(["pytorch_lightning.loggers.TensorBoardLogger"])):
+                message = f"`{name}` {problem}: files are written below the job's own folder."
+                yield Fault(f"{pointer}/{name}", "refused", message)
+            elif name == "filename" and len(value) > FILENAME_CHARACTERS_MAX:
+                message = f"`filename` has {len(value)} characters; a file's name can have {FILENAME_CHARACTERS_MAX}."
+                yield Fault(f"{pointer}/{name}", "refused", message)
+        elif name == "dirpath" and "://" in value and entry.is_a([_LIGHTNINGS_CHECKPOINTS]):
+            message = "Checkpoints go to this service's store: leave `dirpath` out, or give a plain folder's name."
+            yield Fault(f"{pointer}/{name}", "refused", message)
+
+
+def _path_problem(path: str, *, expands: bool) -> str | None:
+    """Why a path may leave the folder that it is relative to."""
+    if path.startswith("/") or _FILLING_SLASH.search(path):
+        return "is an absolute path"
+    if ".." in path.split("/"):
+        return 'has ".." in it'
+    if expands and "$" in path:
+        return "names a variable of the environment"
+    return None
 
 
 def _refused_strategy(flags: Mapping[str, Any], pointer: str) -> Iterator[Fault]:
@@ -151,7 +194,7 @@ def _refused_strategy(flags: Mapping[str, Any], pointer: str) -> Iterator[Fault]
         message = "A strategy given as a class is not supported yet: name one, as `ddp`."
         yield Fault(pointer, "not_yet_supported", message)
         return
-    name = value.lower() if isinstance(value, str) else ""
+    name = value[:100].lower() if isinstance(value, str) else ""
     if any(word in name for word in ("spawn", "fork", "notebook")):
         message = f"`{name}` starts processes of its own, outside the service: use `ddp`, which starts one per device."
         yield Fault(pointer, "refused", message)
@@ -168,16 +211,21 @@ def _device_rules(flags: Mapping[str, Any], pointer: str) -> Iterator[Fault]:
         yield _excludes(f"{pointer}/devices", f"{pointer}/accelerator", message)
 
 
-def _callbacks(value: Any, catalog: Catalog, pointer: str) -> Iterator[tuple[Entry, Mapping[str, Any], str]]:
-    """Each callback that can be told: what it is, its arguments, and where it stands."""
+def _classes(value: Any, pointer: str) -> Iterator[tuple[ClassValue, str]]:
+    """Each class that a flag names, alone or in a list, with where it stands."""
     several = isinstance(value, list)
     for index, item in enumerate(value if several else [value]):
         spec = read_class_value(item, {})
-        if spec is None or spec.name is None or not isinstance(spec.args, dict):
-            continue
-        entry = catalog.resolve(spec.name, [CALLBACK])
-        if isinstance(entry, Entry):
-            yield entry, spec.args, f"{pointer}/{index}" if several else pointer
+        if spec is not None and spec.name is not None:
+            yield spec, f"{pointer}/{index}" if several else pointer
+
+
+def _callbacks(value: Any, catalog: Catalog, pointer: str) -> Iterator[tuple[Entry, Mapping[str, Any], str]]:
+    """Each callback that can be told: what it is, its arguments, and where it stands."""
+    for spec, place in _classes(value, pointer):
+        entry = catalog.resolve(str(spec.name), [CALLBACK])
+        if isinstance(entry, Entry) and isinstance(spec.args, dict):
+            yield entry, spec.args, place
 
 
 def _callback_rules(
@@ -186,7 +234,7 @@ def _callback_rules(
     bars: list[str] = []
     states: dict[tuple[Any, ...], str] = {}
     for entry, arguments, place in callbacks:
-        saves = entry.is_a(["pytorch_lightning.callbacks.Checkpoint"])
+        saves = entry.is_a([_LIGHTNINGS_CHECKPOINTS])
         if saves and flags.get("enable_checkpointing") is False:
             yield _excludes(place, f"{pointer}/enable_checkpointing", f"{entry.name} saves checkpoints")
         if saves and flags.get("barebones") is True:

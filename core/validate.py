@@ -1,21 +1,31 @@
 """A LightningCLI config held against the catalogue: every fault at once, each at its place."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core.catalog import DATA_MODULE, LIGHTNING_MODULE, LR_SCHEDULER, OPTIMIZER, PLATEAU, Catalog
-from core.class_values import read_class_value
+from core.class_values import read_class_value, takes_class
 from core.errors import Fault
 from core.schema_faults import faults_of
-from core.schemas import Validator, config_validator
+from core.schemas import Validator, config_validator, read_collection
 from core.trainer_rules import exclusions, refusals
+from core.values import TOO_MANY, at_most
 
 _TORCH_PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 _SEED_MAX = 2**32 - 1  # numpy's, which seed_everything holds to
 
+CLASSES_MAX = 2_000
+"""Each is looked up, checked and spelled out, which takes a tenth of a millisecond: far more than any model has."""
+COLLECTION_CHARACTERS_MAX = 50_000
+"""Of all lists and objects that a config writes as strings, which the limit of a body's values does not see."""
+
 
 def validate(config: Any, catalog: Catalog, *, pointer_prefix: str = "") -> list[Fault]:
-    """Every fault of `config`; `pointer_prefix` is where in the body it stands ("" or "/config").
+    """The faults of `config`; `pointer_prefix` is where in the body it stands ("" or "/config").
+
+    All of them, in the order of the document; of more than `core.values.FAULTS_MAX`, so many, and a last one that says
+    where the search stopped.
 
     None means that LightningCLI reads it, on a worker that has the classes. The reverse holds too, but for what this
     service refuses (`core.trainer_rules`), for keys with dots and `+`, which are to be written nested, and for values
@@ -23,17 +33,67 @@ def validate(config: Any, catalog: Catalog, *, pointer_prefix: str = "") -> list
     """
     if not isinstance(config, dict):
         return [Fault(pointer_prefix, "wrong_type", "The config must be an object, as LightningCLI reads from YAML.")]
+    if too_large := _too_large(config, catalog, pointer_prefix):
+        return [too_large]
+    found = at_most(_faults(config, catalog, pointer_prefix))
+    stopped = [fault for fault in found if fault.code == TOO_MANY][:1]
+    rest = [fault for fault in found if fault.code != TOO_MANY]
+    return _in_order(rest, config, pointer_prefix) + stopped
+
+
+def _faults(config: Mapping[str, Any], catalog: Catalog, prefix: str) -> Iterator[Fault]:
+    """Each looked for when the one before it has been taken; a place that is refused has no other fault."""
     trainer = config.get("trainer")
     flags: Mapping[str, Any] = trainer if isinstance(trainer, dict) else {}
-    refused = [*refusals(flags, catalog, f"{pointer_prefix}/trainer"), *_refusals(config, pointer_prefix)]
-    places = [fault.pointer for fault in refused]
-    schema_faults = [
-        fault
-        for fault in faults_of(config_schema(catalog), config, pointer_prefix)
-        if not any(fault.pointer == place or fault.pointer.startswith(f"{place}/") for place in places)
-    ]
-    rules = [*exclusions(flags, catalog, f"{pointer_prefix}/trainer"), *_optimizer_rules(config, pointer_prefix)]
-    return _in_order([*schema_faults, *refused, *rules], config, pointer_prefix)
+    places = []
+    for refused in itertools.chain(refusals(flags, catalog, f"{prefix}/trainer"), _refusals(config, prefix)):
+        places.append(refused.pointer)
+        yield refused
+    validator = config_schema(catalog)
+    if flags:
+        flags = {name: _read_flag(validator, value, catalog.trainer, name) for name, value in flags.items()}
+        config = {**config, "trainer": flags}
+    for fault in at_most(faults_of(validator, config, prefix)):
+        if fault.code == TOO_MANY or not any(_is_at_or_below(fault.pointer, place) for place in places):
+            yield fault
+    yield from exclusions(flags, catalog, f"{prefix}/trainer")
+    yield from _optimizer_rules(config, prefix)
+
+
+def _is_at_or_below(pointer: str, place: str) -> bool:
+    return pointer == place or pointer.startswith(f"{place}/")
+
+
+def _read_flag(validator: Validator, value: Any, schema: Mapping[str, Any], name: str) -> Any:
+    """A flag that may be written as a string, as LightningCLI saves `max_time`; classes are to be seen by the rules."""
+    if takes_class(schema.get("properties", {}).get(name, {})):
+        return value
+    return read_collection(validator, value, schema, name)
+
+
+def _too_large(config: Mapping[str, Any], catalog: Catalog, prefix: str) -> Fault | None:
+    """What would take long to check, and longer to spell out, although it is within the limits of a body."""
+    classes = characters = 0
+    pending: list[Any] = [config]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+        elif isinstance(value, str):
+            classes += catalog.knows(value)
+            characters += len(value) if value.lstrip()[:1] in {"[", "{"} else 0
+    if classes > CLASSES_MAX:
+        message = f"The config names {classes} classes and functions; at most {CLASSES_MAX} are taken."
+        return Fault(prefix, "out_of_range", message)
+    if characters > COLLECTION_CHARACTERS_MAX:
+        message = (
+            f"The config writes lists and objects as strings, {characters} characters in all; at most"
+            f" {COLLECTION_CHARACTERS_MAX} are read so: write them as what they are."
+        )
+        return Fault(prefix, "out_of_range", message)
+    return None
 
 
 def config_schema(catalog: Catalog) -> Validator:
@@ -58,7 +118,11 @@ def _schema(catalog: Catalog) -> dict[str, Any]:
                 "anyOf": [{"type": ["boolean", "null"]}, seed],
                 "x-lightyard-expected": "true, false or an integer from 0 on",
             },
-            "trainer": optional(dict(catalog.trainer)),
+            # LightningCLI parses a null there, and then fails on it.
+            "trainer": {
+                **catalog.trainer,
+                "x-lightyard-expected": "an object of the Trainer's flags; to give none, leave `trainer` out",
+            },
             "model": one_of(LIGHTNING_MODULE),
             "data": optional(one_of(DATA_MODULE)),
             "optimizer": optional(one_of(OPTIMIZER)),
@@ -108,17 +172,21 @@ def _optimizer_rules(config: Mapping[str, Any], prefix: str) -> list[Fault]:
     return faults
 
 
-def _in_order(faults: list[Fault], config: Any, prefix: str) -> list[Fault]:
+def _in_order(faults: Sequence[Fault], config: Any, prefix: str) -> list[Fault]:
     """The faults without repetition, in the order in which the document names the places."""
+    positions_in: dict[int, dict[str, int]] = {}
 
     def place(fault: Fault) -> list[int]:
         value, order = config, []
         for token in fault.pointer.removeprefix(prefix).split("/")[1:]:
             key = token.replace("~1", "/").replace("~0", "~")
-            members = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
-            keys = [str(name) for name in members]
-            order.append(keys.index(key) if key in keys else len(keys))
-            value = list(members.values())[order[-1]] if key in keys else None
+            members: Any = value if isinstance(value, (dict, list)) else ()
+            if id(members) not in positions_in:
+                keys = members if isinstance(members, dict) else range(len(members))
+                positions_in[id(members)] = {str(name): position for position, name in enumerate(keys)}
+            position = positions_in[id(members)].get(key)
+            order.append(len(members) if position is None else position)
+            value = None if position is None else members[key if isinstance(members, dict) else position]
         return order
 
     return sorted(dict.fromkeys(faults), key=place)

@@ -1,8 +1,9 @@
 """JSON values as they are read: the limits they keep, and what cannot be taken, each at its pointer."""
 
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,12 @@ from core.errors import BadRequest, BodyTooLarge, Fault
 
 # What a 64-bit integer holds; larger ones have no home in a database or in most clients.
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
+
+FAULTS_MAX = 100
+"""Nobody corrects more at once, and each costs time to find, to put into words and to send."""
+TOO_MANY = "too_many_faults"
+KEY_CHARACTERS_MAX = 500
+"""Every fault below a key repeats it in its pointer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +52,40 @@ def escape(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
-def faults_in(value: Any, pointer: str) -> Iterator[Fault]:
-    """What in `value`, which stands at `pointer`, cannot be taken."""
+def at_most(faults: Iterable[Fault]) -> list[Fault]:
+    """The first `FAULTS_MAX` faults; where there are more, a last one says so where the search stopped.
+
+    Nothing is looked for behind it.
+    """
+    found = list(itertools.islice(faults, FAULTS_MAX + 1))
+    if len(found) > FAULTS_MAX:
+        message = f"There are more faults than these {FAULTS_MAX}: the search stopped here. Correct these first."
+        found[FAULTS_MAX] = Fault(found[FAULTS_MAX].pointer, TOO_MANY, message)
+    return found
+
+
+def faults_in(value: Any) -> Iterator[Fault]:
+    """What in `value`, the whole of a body, cannot be taken."""
+    return _faults_in(value, [])
+
+
+def _faults_in(value: Any, path: list[Any]) -> Iterator[Fault]:
+    """The pointer is written only for a fault: with long keys, it may be longer than all that is below them."""
     if isinstance(value, Bad):
-        yield Fault(pointer, value.code, value.message)
+        yield Fault(_pointer(path), value.code, value.message)
     elif isinstance(value, str):
         if problem := string_problem(value):
-            yield Fault(pointer, "bad_string", f"The string holds {problem}, which cannot be stored: remove it.")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from faults_in(item, f"{pointer}/{escape(key)}")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from faults_in(item, f"{pointer}/{index}")
+            yield Fault(_pointer(path), "bad_string", f"The string holds {problem}, which cannot be stored: remove it.")
+    elif isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(item, (Bad, str, dict, list)):
+                path.append(key)
+                yield from _faults_in(item, path)
+                path.pop()
+
+
+def _pointer(path: list[Any]) -> str:
+    return "".join(f"/{escape(str(key))}" for key in path)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -94,12 +122,15 @@ def object_of(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     for key, value in pairs:
         if isinstance(key, Bad):
             result[f"?{len(result)}"] = key
+        elif len(key) > KEY_CHARACTERS_MAX:
+            message = f"This key has {len(key)} characters; at most {KEY_CHARACTERS_MAX} are read."
+            result[f"?{len(result)}"] = Bad("bad_key", message)
         elif problem := string_problem(key):
             result[key.encode("unicode_escape", "backslashreplace").decode("ascii")] = Bad(
                 "bad_key", f"This key holds {problem}."
             )
         elif key in result:
-            result[key] = Bad("duplicate_key", f"The key {key!r} stands here more than once.")
+            result[key] = Bad("duplicate_key", f"The key {key[:100]!r} stands here more than once.")
         else:
             result[key] = value
     return result

@@ -37,7 +37,7 @@ def list_artifacts(
     "/{name:path}",
     response_class=OctetStream,
     summary="Download an artifact",
-    responses={**problems(304, 416), **FILE},
+    responses={**problems(304, 412, 416), **FILE},
 )
 def download(request: Request, parts: Parts, caller: CallerOf, job_id: JobId, name: str) -> Response:
     """The file, as it is with checkpoints."""

@@ -73,7 +73,7 @@ def last(parts: Parts, caller: CallerOf, job_id: JobId) -> Response:
     "/checkpoints/{checkpoint_id}/content",
     response_class=OctetStream,
     summary="Download a checkpoint",
-    responses={**problems(304, 416), **FILE},
+    responses={**problems(304, 412, 416), **FILE},
 )
 def download(request: Request, parts: Parts, caller: CallerOf, checkpoint_id: CheckpointId) -> Response:
     """The file. Takes `Range`, `If-Range` and `If-None-Match`; `ETag` is its sha256."""

@@ -67,6 +67,18 @@ def test_a_body_that_cannot_be_taken_is_told_why(
     assert any_api.count() == 0
 
 
+def test_of_many_faults_the_first_hundred_are_told(any_api: Api) -> None:
+    any_api.worker()
+    body = {"config": {"model": CONFIG["model"], "trainer": {f"max_epocs{number}": 1 for number in range(40_000)}}}
+    problem = any_api.http.post("/v1/jobs", json=body).json()
+    assert problem["detail"].startswith("More than 100 things")
+    assert len(problem["errors"]) == 101
+    assert problem["errors"][-1]["code"] == "too_many_faults"
+    told = any_api.http.post("/v1/jobs:validate", json=body).json()
+    assert told["errors"] == problem["errors"]
+    assert any_api.count() == 0
+
+
 def test_a_body_without_a_content_type_is_refused(any_api: Api) -> None:
     any_api.worker()
     answer = any_api.http.post("/v1/jobs", content=b"{}")

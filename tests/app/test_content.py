@@ -87,6 +87,8 @@ def path(any_api: Api, tmp_path: Path) -> str:
         (f"bytes=100-{SIZE * 9}", 100, SIZE),
         ("bytes=-5", SIZE - 5, SIZE),
         (f"bytes=-{SIZE * 9}", 0, SIZE),
+        (f"bytes=0-{'9' * 26}", 0, SIZE),
+        (f"bytes=-{'9' * 26}", 0, SIZE),
         ("BYTES=0-0", 0, 1),
     ],
 )
@@ -99,7 +101,7 @@ def test_a_range_is_answered_with_206(any_api: Api, path: str, header: str, star
     assert answer.content == CONTENT[start:end]
 
 
-@pytest.mark.parametrize("header", [f"bytes={SIZE}-", f"bytes={SIZE * 2}-{SIZE * 3}", "bytes=-0"])
+@pytest.mark.parametrize("header", [f"bytes={SIZE}-", f"bytes={SIZE * 2}-{SIZE * 3}", "bytes=-0", f"bytes={'9' * 25}-"])
 def test_a_range_outside_the_file_is_416(any_api: Api, path: str, header: str) -> None:
     answer = any_api.http.get(path, headers={"Range": header})
     assert (answer.status_code, answer.json()["code"]) == (416, "range_not_satisfiable")
@@ -107,7 +109,8 @@ def test_a_range_outside_the_file_is_416(any_api: Api, path: str, header: str) -
 
 
 @pytest.mark.parametrize(
-    "header", ["bytes=", "bytes=-", "bytes=x-y", "bytes=5-1", "bytes=0-1,5-6", "lines=0-1", "0-1", f"bytes={'9' * 30}-"]
+    "header",
+    ["bytes=", "bytes=-", "bytes=x-y", "bytes=5-1", "bytes=0-1,5-6", "lines=0-1", "0-1", f"bytes={'9' * 2000}-"],
 )
 def test_what_is_no_single_range_brings_the_whole_file(any_api: Api, path: str, header: str) -> None:
     answer = any_api.http.get(path, headers={"Range": header})
@@ -128,6 +131,18 @@ def test_if_range_resumes_only_the_same_file(any_api: Api, path: str, condition:
 def test_a_file_that_the_caller_has_is_not_sent_again(any_api: Api, path: str) -> None:
     answer = any_api.http.get(path, headers={"If-None-Match": f'"{SHA256}"'})
     assert (answer.status_code, answer.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [(f'"{SHA256}"', 200), ("*", 200), (f'"x", "{SHA256}"', 200), ('"other"', 412), (f'W/"{SHA256}"', 412)],
+)
+def test_if_match_brings_that_file_or_none(any_api: Api, path: str, condition: str, status: int) -> None:
+    answer = any_api.http.get(path, headers={"If-Match": condition, "If-None-Match": '"other"'})
+    assert answer.status_code == status
+    assert answer.headers["ETag"] == f'"{SHA256}"'
+    if status == 412:
+        assert answer.json()["code"] == "precondition_failed"
 
 
 def test_a_file_removed_while_it_is_downloaded_comes_whole(api: Api, tmp_path: Path) -> None:

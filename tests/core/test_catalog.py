@@ -1,4 +1,5 @@
 import dataclasses
+import difflib
 import json
 import subprocess
 import sys
@@ -74,6 +75,23 @@ def test_a_name_that_means_no_class_is_explained(name: str, code: str, hint: str
     assert isinstance(found, Unresolved)
     assert found.code == code
     assert hint in found.message
+
+
+def test_sentences_of_an_explanation_end_with_a_full_stop() -> None:
+    for error in ("RuntimeError: no GPU at import", "RuntimeError: no GPU at import."):
+        found = Catalog((NET,), (Fault("zoo.broken", "import_failed", error),)).resolve("zoo.broken.X", [])
+        assert isinstance(found, Unresolved)
+        assert "RuntimeError: no GPU at import. A class must be in" in found.message
+
+
+def test_close_names_are_looked_for_only_when_asked_and_once_per_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda word, *_, **__: asked.append(word) or [])
+    catalog = Catalog((NET, NOTE))
+    unresolved = [catalog.resolve("zoo.Nat", [LIGHTNING_MODULE]) for _ in range(5)]
+    assert asked == []
+    assert len({found.message for found in unresolved if isinstance(found, Unresolved)}) == 1
+    assert asked == ["Nat", "zoo.Nat"]
 
 
 def test_the_union_has_what_any_worker_has_in_whatever_order_they_come() -> None:

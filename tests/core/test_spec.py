@@ -4,6 +4,7 @@ import pytest
 
 from core.errors import Invalid
 from core.spec import JobSpec, Limits, check, read_fields, read_spec
+from core.values import FAULTS_MAX
 from tests.workers.trainer.sample_configs import GOOD, NET, described
 
 CONFIG = GOOD["everything of a usual job"]
@@ -92,6 +93,10 @@ def test_faults_of_the_spec_and_of_its_config_come_together() -> None:
         ("name", "x" * 201, "/name", "out_of_range"),
         ("name", 5, "/name", "wrong_type"),
         ("name", "a\nb", "/name", "not_allowed"),
+        ("name", "a\u202eb", "/name", "not_allowed"),
+        ("name", "\u2066a", "/name", "not_allowed"),
+        ("name", "a\x9b", "/name", "not_allowed"),
+        ("labels", {"k": "\u2069"}, "/labels/k", "not_allowed"),
         ("labels", [], "/labels", "wrong_type"),
         ("labels", {"k": 1}, "/labels/k", "wrong_type"),
         ("labels", {"k": "v" * 256}, "/labels/k", "out_of_range"),
@@ -120,6 +125,41 @@ def test_faults_of_the_spec_and_of_its_config_come_together() -> None:
 )
 def test_a_field_out_of_its_bounds_is_named(field: str, value: Any, pointer: str, code: str) -> None:
     assert faults({"config": CONFIG, field: value}) == [(pointer, code)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "Must have at least 1 character, got 0."),
+        ("x" * 201, "Must have at most 200 characters, got 201."),
+        ("a\nb", "Expected text without control characters, got the string 'a\\nb'."),
+    ],
+)
+def test_what_is_wrong_with_a_name_is_said(name: str, message: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        read_spec({"config": CONFIG, "name": name})
+    assert [fault.message for fault in caught.value.faults] == [message]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"config": CONFIG} | {f"prioritx{number}": 1 for number in range(4000)},
+        {"fit": CONFIG} | {f"prioritx{number}": 1 for number in range(4000)},
+        {"config": {"model": {"class_path": NET, "init_args": {"sizes": ["x"] * 4000}}}, "prioritx": 1},
+    ],
+)
+def test_of_many_faults_the_first_hundred_are_told(document: dict[str, Any]) -> None:
+    spec, found = check(document, described())
+    assert spec is None
+    assert len(found) == FAULTS_MAX + 1
+    assert [fault.code for fault in found].index("too_many_faults") == FAULTS_MAX
+
+
+def test_labels_past_their_number_are_not_looked_at() -> None:
+    assert faults({"config": CONFIG, "labels": {f"k{number}": number for number in range(65)}}) == [
+        ("/labels", "out_of_range")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import copy
+import difflib
 import json
 import time
 from typing import Any
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.catalog import Catalog
+from core.catalog import Catalog, Entry, Kind
 from core.defaults import Request, class_paths, defaults, request, resolved
-from core.validate import validate
+from core.trainer_rules import refusals
+from core.validate import CLASSES_MAX, COLLECTION_CHARACTERS_MAX, validate
+from core.values import FAULTS_MAX
 from tests.workers.trainer.sample_configs import (
     BAD,
     GOOD,
@@ -100,6 +103,119 @@ def test_a_message_says_what_to_do(catalog: Catalog, config: dict[str, Any], wor
     [fault] = validate(config, catalog)
     for word in words:
         assert word in fault.message
+
+
+def test_a_name_that_could_mean_nothing_known_gets_no_hint(catalog: Catalog) -> None:
+    [fault] = validate(net(**{"hidden" * 20: 1}), catalog)
+    assert "Did you mean" not in fault.message
+    [fault] = validate({"model": NET + "t" * 200}, catalog)
+    assert "Did you mean" not in fault.message
+
+
+@pytest.mark.parametrize(
+    ("config", "stopped_at"),
+    [
+        (flags(**{f"max_epocs{number}": 1 for number in range(4000)}), "/trainer/max_epocs100"),
+        (net(sizes=["x"] * 4000), "/model/init_args/sizes/100"),
+        (net(layers=[1] * 4000), "/model/init_args/layers/100"),
+        (net(weights={f"k{number}": "x" for number in range(4000)}), "/model/init_args/weights/k100"),
+        (net(anything=[{"class_path": "x.Y"}] * 4000), "/model/init_args/anything/100"),
+        (callbacks(*["EarlyStoping"] * 4000), "/trainer/callbacks/100"),
+        (flags(logger=["WandbLogger"] * 4000), "/trainer/logger/100"),
+        (callbacks(*[callback("ModelCheckpoint", filename="/x")] * 1000), "/trainer/callbacks/100/init_args/filename"),
+        ({"model": {"class_path": NET, **{f"hidden{number}": 1 for number in range(4000)}}}, "/model/hidden100"),
+    ],
+)
+def test_of_many_faults_the_first_hundred_are_told_and_where_the_search_stopped(
+    catalog: Catalog, config: dict[str, Any], stopped_at: str
+) -> None:
+    faults = validate(config, catalog)
+    assert len(faults) == FAULTS_MAX + 1
+    assert (faults[-1].pointer, faults[-1].code) == (stopped_at, "too_many_faults")
+    assert "too_many_faults" not in {fault.code for fault in faults[:-1]}
+    assert str(FAULTS_MAX) in faults[-1].message
+
+
+class CountedList(list[Any]):
+    """Knows how many of its items were looked at."""
+
+    looked_at = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looked_at = max(self.looked_at, index + 1)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("name", ["sizes", "layers"])
+def test_nothing_is_checked_behind_the_place_where_the_search_stopped(catalog: Catalog, name: str) -> None:
+    items = CountedList([{}] * 50_000)
+    validate(net(**{name: items}), catalog)
+    assert 0 < items.looked_at <= FAULTS_MAX + 1
+
+
+def test_only_the_first_faults_are_told_what_was_meant(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    get_close_matches = difflib.get_close_matches
+
+    def counted(word: str, *args: Any, **kwargs: Any) -> Any:
+        compared.append(word)
+        return get_close_matches(word, *args, **kwargs)
+
+    monkeypatch.setattr(difflib, "get_close_matches", counted)
+    faults = validate(flags(**{f"max_epox{number}": 1 for number in range(90)}), catalog)
+    assert [fault for fault in faults if "Did you mean max_epochs?" in fault.message] == faults[:30]
+    assert len(compared) == 30
+    compared.clear()
+    validate(callbacks(*["EarlyStoppping"] * 25), catalog)
+    assert len(compared) == 2, "the same name is looked for once: among short names and among paths"
+
+
+def test_a_config_that_would_take_long_to_spell_out_is_refused(catalog: Catalog) -> None:
+    for config in (callbacks(*["Timer"] * (CLASSES_MAX + 1)), net(layers=["torch.nn.ReLU"] * (CLASSES_MAX + 1))):
+        [fault] = validate(config, catalog, pointer_prefix="/config")
+        assert (fault.pointer, fault.code) == ("/config", "out_of_range")
+    assert validate(net(layers=["torch.nn.ReLU"] * (CLASSES_MAX - 1)), catalog) == []
+    text = "[" + "1," * 4000 + "1]"
+    [fault] = validate(net(anything=[text] * (COLLECTION_CHARACTERS_MAX // len(text) + 1)), catalog)
+    assert (fault.pointer, fault.code) == ("", "out_of_range")
+
+
+class UnreadList(list[Any]):
+    """Breaks whoever looks at one of its items."""
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError("looked at")
+
+
+def test_only_values_whose_form_fits_several_types_are_checked_again_when_spelled_out(catalog: Catalog) -> None:
+    sizes = UnreadList([1, 2])
+    nested = net(encoder=callback("torch.nn.LayerNorm", normalized_shape=sizes))
+    assert resolved(nested, catalog) == net(encoder=callback("torch.nn.LayerNorm", normalized_shape=[1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (callbacks(callback("ModelCheckpoint", filename="/x")), ["absolute path", "job's own folder"]),
+        (callbacks(callback("ModelCheckpoint", filename="a/../b")), ['".."']),
+        (callbacks(callback("ModelCheckpoint", filename="x" * 201)), ["201 characters"]),
+        (callbacks(callback("ModelCheckpoint", dirpath="gs://x")), ["service's store", "leave `dirpath` out"]),
+        ({"model": NET, "trainer": None}, ["leave `trainer` out", "null"]),
+    ],
+)
+def test_a_refusal_says_why(catalog: Catalog, config: dict[str, Any], words: list[str]) -> None:
+    [fault] = validate(config, catalog)
+    for word in words:
+        assert word in fault.message
+
+
+@pytest.mark.parametrize("value", ["/x", "..", "a/../b", "$HOME"])
+@pytest.mark.parametrize("name", ["name", "version", "sub_dir"])
+def test_a_log_of_tensorboards_stays_in_the_jobs_folder(name: str, value: str) -> None:
+    path = "pytorch_lightning.loggers.TensorBoardLogger"
+    entry = Entry(path, Kind.LOGGER, (path, "pytorch_lightning.loggers.Logger"), {"type": "object"})
+    faults = list(refusals({"logger": callback(path, **{name: value})}, Catalog((entry,)), "/trainer"))
+    assert [(fault.pointer, fault.code) for fault in faults] == [(f"/trainer/logger/init_args/{name}", "refused")]
 
 
 @pytest.mark.parametrize("config", [None, [], "x", 1, True])

@@ -97,7 +97,7 @@ GOOD: dict[str, dict[str, Any]] = {
         callback("ModelCheckpoint", monitor="a", save_top_k=3),
         callback("ModelCheckpoint", monitor="b", every_n_train_steps=100, save_top_k=-1),
         callback("ModelCheckpoint", train_time_interval="0:01:00"),
-        callback("Timer", duration="00:12:00:00"),
+        callback("Timer", duration="00:12:00:00", interval="step"),
         callback("GradientAccumulationScheduler", scheduling={"0": 4, "8": 2}),
         callback("StochasticWeightAveraging", swa_lrs=0.01),
         "TQDMProgressBar",
@@ -125,6 +125,16 @@ GOOD: dict[str, dict[str, Any]] = {
         enable_progress_bar=False,
         enable_model_summary=None,
         reload_dataloaders_every_n_epochs=1,
+    ),
+    "durations as LightningCLI saves them": callbacks(
+        callback("Timer", duration="{'minutes': 1}", interval="epoch"),
+        max_time="{'minutes': 1}",
+        val_check_interval='{"hours": 1, "minutes": 30}',
+    ),
+    "files below the job's folder": callbacks(
+        callback("ModelCheckpoint", dirpath="/data/runs", filename="a/{epoch:02d}-{val/acc:.2f}..x"),
+        logger=callback("CSVLogger", save_dir="/logs", name="a/b", version="v1$", prefix="/x"),
+        profiler=callback("SimpleProfiler", dirpath="/x", filename="report"),
     ),
     "precision as a number": flags(precision=16, accelerator="cpu"),
     "flags as print_config writes them": flags(
@@ -159,7 +169,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "a dry run": flags(fast_dev_run=True, overfit_batches=1),
     "barebones": flags(barebones=True, max_steps=10),
     "no seed": {"model": NET, "seed_everything": False},
-    "no trainer": {"model": NET, "trainer": None},
+    "no trainer": {"model": NET},
+    "an empty trainer": {"model": NET, "trainer": {}},
     "Lightning's own plateau": optimizer("Adam", {"class_path": "ReduceLROnPlateau", "init_args": {"monitor": "x"}}),
     "an optimizer alone": {"model": NET, "optimizer": "torch.optim.AdamW"},
     "nesterov": optimizer("SGD", nesterov=True, momentum=0.9, lr=0.1),
@@ -232,6 +243,59 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a trainer that is a list": ({"model": NET, "trainer": [1]}, "/trainer", "wrong_type"),
+    "a trainer that is an empty list": ({"model": NET, "trainer": []}, "/trainer", "wrong_type"),
+    "a trainer that is null": ({"model": NET, "trainer": None}, "/trainer", "wrong_type"),
+    "an absolute checkpoint": (
+        callbacks(callback("ModelCheckpoint", filename="/tmp/x")),
+        "/trainer/callbacks/0/init_args/filename",
+        "refused",
+    ),
+    "a checkpoint above": (
+        flags(callbacks=callback("pytorch_lightning.callbacks.ModelCheckpoint", filename="{epoch}/../../x")),
+        "/trainer/callbacks/init_args/filename",
+        "refused",
+    ),
+    "a checkpoint filled with slashes": (
+        callbacks(callback("ModelCheckpoint", filename="{epoch:/>9}", auto_insert_metric_name=False)),
+        "/trainer/callbacks/0/init_args/filename",
+        "refused",
+    ),
+    "a checkpoint with a long name": (
+        callbacks(callback("ModelCheckpoint", filename="x" * 201)),
+        "/trainer/callbacks/0/init_args/filename",
+        "refused",
+    ),
+    "a checkpoint on a failure, above": (
+        callbacks(callback("OnExceptionCheckpoint", dirpath="x", filename="../x")),
+        "/trainer/callbacks/0/init_args/filename",
+        "refused",
+    ),
+    "checkpoints in a bucket": (
+        callbacks(callback("ModelCheckpoint", dirpath="s3://bucket/x")),
+        "/trainer/callbacks/0/init_args/dirpath",
+        "refused",
+    ),
+    "an absolute log": (
+        flags(logger=callback("CSVLogger", save_dir="x", name="/tmp")),
+        "/trainer/logger/init_args/name",
+        "refused",
+    ),
+    "a log above": (
+        flags(logger=[callback("CSVLogger", save_dir="x", version="../../x")]),
+        "/trainer/logger/0/init_args/version",
+        "refused",
+    ),
+    "an absolute profile": (
+        flags(profiler=callback("SimpleProfiler", filename="/tmp/x")),
+        "/trainer/profiler/init_args/filename",
+        "refused",
+    ),
+    "a duration in a string with a wrong part": (
+        flags(max_time="{'minuts': 1}"),
+        "/trainer/max_time/minuts",
+        "unknown_argument",
+    ),
+    "callbacks in a string": (flags(callbacks="[ModelCheckpoint]"), "/trainer/callbacks", "unknown_class"),
     "dict_kwargs": ({"model": {"class_path": NET, "dict_kwargs": {"x": 1}}}, "/model/dict_kwargs", "refused"),
     "plugins": (flags(plugins=["x"]), "/trainer/plugins", "refused"),
     "a root folder": (flags(default_root_dir="/etc"), "/trainer/default_root_dir", "refused"),

@@ -14,6 +14,7 @@ from pytorch_lightning.cli import LightningCLI
 
 from core.catalog import CALLABLE, LIGHTNING_MODULE, Catalog, Entry, Kind
 from core.defaults import defaults
+from core.documents import read_document
 from core.validate import validate
 from tests.workers.trainer.sample_configs import BAD, GOOD, HERE, NET, described
 from workers.trainer.describe import describe
@@ -64,6 +65,16 @@ def schema(catalog: Catalog, name: str, class_path: str = NET) -> dict[str, Any]
 def test_what_is_announced_as_valid_lightningcli_reads(parser: Any, catalog: Catalog, name: str) -> None:
     parse(parser, GOOD[name])
     parse(parser, defaults(GOOD[name], catalog))
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_lightningcli_saves_can_be_submitted_again(parser: Any, catalog: Catalog, name: str) -> None:
+    config = {key: value for key, value in GOOD[name].items() if key not in {"ckpt_path", "weights_only"}}
+    # As the trainer leaves it as an artifact (workers.trainer.build).
+    text = parser.dump(parser.parse_object(copy.deepcopy(config)), skip_none=False, skip_check=True)
+    document = read_document(text.encode(), "application/yaml", max_bytes=2**20, max_depth=64, max_nodes=10_000)
+    assert validate(document, catalog) == []
+    parse(parser, document)
 
 
 @pytest.mark.parametrize("name", BAD)
