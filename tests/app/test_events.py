@@ -92,7 +92,8 @@ def test_a_reader_that_leaves_frees_its_place(api: Api) -> None:
     hub = api.running.config.app.state.service.hub
     with api.http.stream("GET", f"/v1/jobs/{claim.job.id}/events/stream") as answer:
         next(messages(answer.iter_lines()))
-        assert hub.waiters == 1
+        # The stream opens before it takes its place, so that its reader never waits for the database.
+        wait_until(lambda: hub.waiters == 1, what="it has its place")
     wait_until(lambda: hub.waiters == 0, what="its place is free")
 
 
