@@ -15,7 +15,7 @@ from core import events
 from core.database import Database
 from core.devices import Kinds, free_by_kind, offered, runnable
 from core.jobs import Job, as_job, moved, read_job
-from core.states import Status
+from core.states import Phase, Status
 from core.tables import attempts, device_claims, jobs, projects, workers
 
 CLAIM_PAGE = 50
@@ -68,7 +68,7 @@ class Claims:
             devices = list(offered(kinds, job.accelerator)[: job.devices])
             number, token = job.attempt + 1, secrets.token_hex(16)
             values: dict[str, Any] = {
-                "phase": "starting",
+                "phase": Phase.STARTING,
                 "attempt": number,
                 "attempts_spent": job.attempts_spent + 1,
                 "token": token,

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from core.metrics import Point, readable
+from core.states import Phase
 from workers.rundir import storable
 
 STEP_MAX = 2**63 - 1
@@ -31,7 +32,7 @@ class Happened:
 class Entered:
     """The phase that the run is in from here on."""
 
-    phase: str
+    phase: Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def read_record(line: bytes) -> Record:
                     raise RecordError("an event's data are no object")
                 return Happened(_text(record["type"], 40), at, record["data"])
             case "phase":
-                return Entered(_text(record["phase"], 20))
+                return Entered(Phase(record["phase"]))
             case "checkpoint":
                 return Saved(
                     at=at,

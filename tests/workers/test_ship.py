@@ -152,6 +152,13 @@ def test_lines_that_are_not_ours_cost_themselves_alone(
         b"",
         b"null",
         b'{"is": "what", "at": 1}',
+        b'{"is": "metrics", "at": 1, "step": 0, "epoch": 0, "values": [1]}',
+        b'{"is": "metrics", "at": 1, "step": 18446744073709551615, "epoch": 0, "values": {"a": 1}}',
+        b'{"is": "metrics", "at": 1, "step": 0, "epoch": {}, "values": {"a": 1}}',
+        b'{"is": "event", "at": 1, "type": "x", "data": [1]}',
+        b'{"is": "phase", "at": 1e30, "phase": "training"}',
+        b'{"is": "phase", "at": 1, "phase": "dreaming"}',
+        b'{"is": "checkpoint_removed", "at": 1, "name": "../../other"}',
     ]
     with ship.run.spool.open("ab") as file:
         file.write(b"\n".join(junk) + b"\n")
@@ -166,6 +173,9 @@ def test_lines_that_are_not_ours_cost_themselves_alone(
     assert ship.finish()
     assert [(one.name, one.count) for one in Metrics(database).summaries(held.job.id)] == [("loss", 1), ("nul�name", 1)]
     assert Events(database).after(held.job.id, 0, 10)[-1].data == {"connection": 1, "job_id": "x", "at_": 2}
+    job = Jobs(database).look_up(held.job.id)
+    assert job is not None
+    assert job.phase == "starting"
 
 
 def test_a_line_written_in_two_parts_is_one(database: Database, held: Claim, start: Callable[..., Ship]) -> None:
