@@ -50,6 +50,7 @@ LIMITS = {
         "max_seconds": {"type": "number", "exclusiveMinimum": 0, "description": "Over all attempts together."},
         "max_attempts": {"type": "integer", "minimum": 1, "maximum": ATTEMPTS_MAX},
         "max_memory_bytes": {"type": ["integer", "null"], "exclusiveMinimum": 0},
+        "retry_oom": {"type": ["boolean", "null"]},
     },
 }
 JOB_SPEC: dict[str, Any] = {

@@ -76,6 +76,7 @@ def overridden(parts: Service, parent: Job, body: bytes, content_type: str | Non
         max_seconds=parent.max_seconds,
         max_attempts=parent.max_attempts,
         max_memory_bytes=parent.max_memory_bytes,
+        retry_oom=parent.retry_oom,
         name=parent.name,
         labels=parent.labels,
         subcommand=parent.subcommand,
@@ -99,6 +100,7 @@ def changes_in(parts: Service, body: bytes, content_type: str | None) -> dict[st
             "max_seconds": parts.config.job_max_seconds,
             "max_attempts": parts.config.job_max_attempts,
             "max_memory_bytes": parts.config.job_max_memory_bytes or None,
+            "retry_oom": False,
         }
         changes |= {name: defaults_of[name] if value is None else value for name, value in given.items()}
     return changes
@@ -156,6 +158,7 @@ def _as_new_job(spec: JobSpec, catalog: Catalog, config: Settings) -> NewJob:
         max_seconds=config.job_max_seconds if limits.max_seconds is None else limits.max_seconds,
         max_attempts=config.job_max_attempts if limits.max_attempts is None else limits.max_attempts,
         max_memory_bytes=limits.max_memory_bytes or config.job_max_memory_bytes or None,
+        retry_oom=bool(limits.retry_oom),
         name=spec.name,
         labels=spec.labels,
         subcommand=spec.subcommand,

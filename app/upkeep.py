@@ -25,16 +25,13 @@ async def upkeep(service: Service) -> None:
     """Run for as long as the process does. Workers do the same; whoever comes first does it."""
     config = service.config
     retry = Retry(config.retry_backoff_seconds, config.retry_backoff_max_seconds)
-    reaper = Reaper(service.attempts, retry, config.lease_seconds)
+    reaper = Reaper(service.attempts, retry)
     limiter = CapacityLimiter(1)  # its own thread, so that no flood of requests delays it
     cleared_at = time.monotonic()
     while True:
         await asyncio.sleep(config.reconcile_interval_seconds)
         try:
-            expire = partial(_expire, service, reaper, retry)
-            for delay_seconds, job_id, accelerator in await anyio.to_thread.run_sync(expire, limiter=limiter):
-                # Rung when its backoff is over: before, no worker would be given it.
-                asyncio.get_running_loop().call_later(delay_seconds, service.doorbell.ring, job_id, accelerator)
+            await anyio.to_thread.run_sync(partial(_expire, service, reaper), limiter=limiter)
             if time.monotonic() - cleared_at > CLEARING_SECONDS:
                 cleared_at = time.monotonic()
                 await anyio.to_thread.run_sync(_clear, service, limiter=limiter)
@@ -44,15 +41,13 @@ async def upkeep(service: Service) -> None:
             log.exception("upkeep_failed")
 
 
-def _expire(service: Service, reaper: Reaper, retry: Retry) -> list[tuple[float, str, str]]:
-    """Requeue what dead workers held; for each job to ring for: in how many seconds, its id, its accelerator."""
-    rings = []
+def _expire(service: Service, reaper: Reaper) -> None:
+    """Requeue what dead workers held, and ring for it. When a backoff is over, workers look by themselves."""
     for job_id, status in reaper.look():
         log.warning("attempt_lost", job_id=job_id, status=str(status))
         job = service.jobs.look_up(job_id) if status is Status.QUEUED else None
         if job is not None:
-            rings.append((retry.delay(job.attempts_spent).total_seconds(), job_id, job.accelerator))
-    return rings
+            service.doorbell.ring(job_id, job.accelerator)
 
 
 def _clear(service: Service) -> None:

@@ -10,19 +10,48 @@ from sqlalchemy import Connection, delete, select, update
 from core import events
 from core.database import Database
 from core.errors import LeaseLost
-from core.jobs import move, read_job, touch
+from core.jobs import RELEASED, Job, end_as_cancelled, move, read_job, touch
 from core.states import ReasonCode, Status
 from core.tables import attempts, device_claims, jobs
 
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What callers ask of a running job by now: to stop, and within which limits (seconds, bytes) to stay."""
+    """What is asked of a running job by now: to stop, to save, and within which limits (seconds, bytes) to stay.
 
-    cancel: bool
-    force: bool
+    `saves` counts the checkpoints that were asked for so far; `retry_oom`: running out of memory is to be tried again.
+    """
+
     max_seconds: float
     max_memory_bytes: int | None
+    retry_oom: bool
+    cancel: bool = False
+    force: bool = False
+    pause: bool = False
+    preempt: bool = False
+    saves: int = 0
+
+    @classmethod
+    def at_claim(cls, job: Job) -> "Orders":
+        """Those of a job that was just claimed."""
+        return cls(job.max_seconds, job.max_memory_bytes, job.retry_oom, saves=job.checkpoint_requests)
+
+    @property
+    def stop(self) -> bool:
+        """Whether the trainer is to save and stop between two steps, for whichever reason."""
+        return self.cancel or self.pause or self.preempt
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A live attempt's hold on its job: over when `renewals` has not grown for `seconds`."""
+
+    job_id: str
+    number: int
+    token: str
+    worker: str
+    seconds: float
+    renewals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +62,10 @@ class Retry:
     longest_seconds: float
 
     def delay(self, attempts_spent: int) -> timedelta:
-        """The wait after that many attempts."""
-        return timedelta(seconds=min(self.longest_seconds, self.first_seconds * 2 ** max(0, attempts_spent - 1)))
+        """The wait after that many attempts; none after none."""
+        if attempts_spent < 1:
+            return timedelta()
+        return timedelta(seconds=min(self.longest_seconds, self.first_seconds * 2 ** (attempts_spent - 1)))
 
 
 class Attempts:
@@ -43,14 +74,13 @@ class Attempts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def renew(self, job_id: str, token: str, lease_seconds: float) -> Orders:
+    def renew(self, job_id: str, token: str) -> Orders:
         """Keep an attempt alive, and learn what was asked of its job. Raises `LeaseLost`."""
         with self._database.write() as connection:
-            now = self._database.now(connection)
             renewed = connection.execute(
                 update(attempts)
                 .where(attempts.c.job_id == job_id, attempts.c.token == token, attempts.c.ended_at.is_(None))
-                .values(lease_expires_at=now + timedelta(seconds=lease_seconds))
+                .values(renewals=attempts.c.renewals + 1)
             ).rowcount
             if not renewed:
                 raise LeaseLost(f"{job_id}: the lease of this attempt has passed to another")
@@ -78,6 +108,8 @@ class Attempts:
         touch(connection, job_id, token=token, **values)
         for event_type, at, data in happened:
             events.record(connection, job_id, event_type, at, data)
+            if event_type == "resumed" and data.get("resume") in ("exact", "epoch"):
+                connection.execute(update(attempts).where(attempts.c.token == token).values(resume=data["resume"]))
         if spool_offset is not None:
             connection.execute(update(attempts).where(attempts.c.token == token).values(spool_offset=spool_offset))
 
@@ -89,11 +121,12 @@ class Attempts:
     def start_from(self, job_id: str, token: str, checkpoint_id: str | None, steps_lost: int) -> None:
         """Say where a further attempt starts: at a recovery checkpoint, or (None) from the beginning.
 
-        `steps_lost` are the steps of the attempts before that are trained again. Raises `LeaseLost`.
+        `steps_lost` are the steps of the attempts before that are trained again. How exactly it goes on from a
+        checkpoint, its trainer says. Raises `LeaseLost`.
         """
         with self._database.write() as connection:
             touch(connection, job_id, token=token)
-            resume = "exact" if checkpoint_id else "restart"
+            resume = None if checkpoint_id else "restart"
             values = {"resume": resume, "resumed_from": checkpoint_id, "steps_lost": steps_lost}
             connection.execute(update(attempts).where(attempts.c.token == token).values(**values))
 
@@ -114,10 +147,34 @@ class Attempts:
                 data=told,
                 guard=token,
                 reason=dict(reason) if reason else None,
-                phase=None,
-                token=None,
                 finished_at=now,
+                **RELEASED,
             )
+
+    def stopped(self, job_id: str, token: str, message: str, *, saved: bool) -> Status:
+        """End an attempt that was stopped, and do with its job what is asked by now; returns where it went.
+
+        To be cancelled, it keeps its newest recovery checkpoint as its last; to be paused, it waits; else it goes back
+        to the queue. Neither pausing nor that costs an attempt. `saved`: its trainer stopped by itself, between two
+        steps. Raises `LeaseLost`.
+        """
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            touch(connection, job_id, token=token)
+            job = read_job(connection, job_id)
+            if saved:
+                events.append(connection, job_id, "stopped", now, attempt=job.attempt)
+            if job.cancel_requested_at is not None:
+                _end_attempt(connection, job_id, token, str(Status.CANCELLED), now)
+                end_as_cancelled(connection, job_id, message, now, guard=token)
+                return Status.CANCELLED
+            if job.pause_requested_at is not None:
+                _end_attempt(connection, job_id, token, str(Status.PAUSED), now)
+                touch(connection, job_id, token=token, attempts_spent=jobs.c.attempts_spent - 1)
+                told = {"attempt": job.attempt, "message": message}
+                move(connection, job_id, Status.PAUSED, "paused", now, data=told, guard=token, **RELEASED)
+                return Status.PAUSED
+            return _lose(connection, job_id, token, ReasonCode.PREEMPTED, message, timedelta(), now)
 
     def lose(self, job_id: str, token: str, code: ReasonCode, message: str, retry: Retry) -> Status:
         """End a running attempt that did not fail by its own fault, and requeue its job unless its attempts are spent.
@@ -125,40 +182,31 @@ class Attempts:
         Returns where the job went. Raises `LeaseLost`.
         """
         with self._database.write() as connection:
-            return _lose(connection, job_id, token, code, message, retry, self._database.now(connection))
+            spent = _spent(connection, job_id)
+            return _lose(connection, job_id, token, code, message, retry.delay(spent), self._database.now(connection))
 
-    def reach(self) -> None:
-        """Return if the database answers. Raises `SQLAlchemyError` if it does not."""
+    def leases(self) -> Sequence[Lease]:
+        """The hold of every live attempt on its job."""
+        columns = (attempts.c.job_id, attempts.c.number, attempts.c.token, attempts.c.worker)
+        query = select(*columns, attempts.c.lease_seconds, attempts.c.renewals).where(attempts.c.ended_at.is_(None))
         with self._database.read() as connection:
-            self._database.now(connection)
+            return [Lease(*row) for row in connection.execute(query)]
 
-    def expire(self, retry: Retry, limit: int = 100) -> Sequence[tuple[str, Status]]:
-        """Requeue the jobs of attempts whose lease has run out. Any process may call it, as often as it likes."""
-        moved: list[tuple[str, Status]] = []
-        with self._database.read() as connection:
-            now = self._database.now(connection)
-            late = connection.execute(
-                select(attempts.c.job_id, attempts.c.token, attempts.c.worker)
-                .where(attempts.c.ended_at.is_(None), attempts.c.lease_expires_at < now)
-                .limit(limit)
-            ).all()
-        for row in late:
-            with self._database.write() as connection:
-                connection.execute(select(jobs.c.id).where(jobs.c.id == row.job_id).with_for_update())
-                now = self._database.now(connection)
-                still = connection.execute(
-                    select(attempts.c.job_id).where(
-                        attempts.c.token == row.token,
-                        attempts.c.ended_at.is_(None),
-                        attempts.c.lease_expires_at < now,
-                    )
-                ).first()
-                if still is None:
-                    continue
-                message = f"worker {row.worker} went silent: its lease ran out"
-                status = _lose(connection, row.job_id, row.token, ReasonCode.WORKER_LOST, message, retry, now)
-                moved.append((row.job_id, status))
-        return moved
+    def expire(self, lease: Lease, retry: Retry) -> Status | None:
+        """Requeue the job of a lease that was not renewed; None: it was, just now, or the attempt is over.
+
+        The first time without a wait: the lease was one. Any process may call it.
+        """
+        with self._database.write() as connection:
+            connection.execute(select(jobs.c.id).where(jobs.c.id == lease.job_id).with_for_update())
+            silent = (attempts.c.token == lease.token, attempts.c.renewals == lease.renewals)
+            # Locked, so that no renewal comes between this look and the attempt's end.
+            held = select(attempts.c.job_id).where(*silent, attempts.c.ended_at.is_(None)).with_for_update()
+            if connection.execute(held).first() is None:
+                return None
+            now, wait = self._database.now(connection), retry.delay(_spent(connection, lease.job_id) - 1)
+            message = f"worker {lease.worker} went silent: its lease ran out"
+            return _lose(connection, lease.job_id, lease.token, ReasonCode.WORKER_LOST, message, wait, now)
 
     def known(self, job_id: str) -> bool:
         """Whether the job has not been deleted."""
@@ -175,7 +223,7 @@ class Attempts:
 
 
 def _lose(
-    connection: Connection, job_id: str, token: str, code: ReasonCode, message: str, retry: Retry, now: datetime
+    connection: Connection, job_id: str, token: str, code: ReasonCode, message: str, wait: timedelta, now: datetime
 ) -> Status:
     _end_attempt(connection, job_id, token, str(code), now)
     preempted = code is ReasonCode.PREEMPTED  # the service's own doing: it costs no attempt and waits for nothing
@@ -183,23 +231,36 @@ def _lose(
     job = read_job(connection, job_id)
     told = {"attempt": job.attempt, "reason": {"code": code, "message": message}}
     events.append(connection, job_id, "attempt_lost", now, **told)
-    data: dict[str, Any]
     if job.cancel_requested_at is not None:
-        target, event_type = Status.CANCELLED, "cancelled"
-        data = {"reason": {"code": ReasonCode.CANCELLED_BY_USER, "message": f"cancelled by request; {message}"}}
-    elif job.attempts_spent >= job.max_attempts:
-        target, event_type = Status.FAILED, "failed"
+        end_as_cancelled(connection, job_id, f"cancelled by request; {message}", now, guard=token)
+        return Status.CANCELLED
+    if job.attempts_spent >= job.max_attempts and not preempted:
         message = f"all {job.max_attempts} attempts are spent; the last: {message}"
-        data = {"reason": {"code": ReasonCode.MAX_ATTEMPTS, "message": message}}
-    else:
-        available_at = now if preempted else now + retry.delay(job.attempts_spent)
-        values = {"available_at": available_at, "phase": None, "token": None}
-        data = {"available_at": available_at.isoformat()}
-        move(connection, job_id, Status.QUEUED, "requeued", now, data=data, guard=token, **values)
-        return Status.QUEUED
-    values = {"finished_at": now, "phase": None, "token": None}
-    move(connection, job_id, target, event_type, now, data=data, guard=token, reason=data["reason"], **values)
-    return target
+        reason = {"code": ReasonCode.MAX_ATTEMPTS, "message": message}
+        values = {"reason": reason, "finished_at": now} | RELEASED
+        move(connection, job_id, Status.FAILED, "failed", now, data={"reason": reason}, guard=token, **values)
+        return Status.FAILED
+    if job.pause_requested_at is not None:
+        move(connection, job_id, Status.PAUSED, "paused", now, data=told, guard=token, **RELEASED)
+        return Status.PAUSED
+    available_at = now if preempted else now + wait
+    data = {"available_at": available_at.isoformat()}
+    move(
+        connection,
+        job_id,
+        Status.QUEUED,
+        "requeued",
+        now,
+        data=data,
+        guard=token,
+        available_at=available_at,
+        **RELEASED,
+    )
+    return Status.QUEUED
+
+
+def _spent(connection: Connection, job_id: str) -> int:
+    return connection.execute(select(jobs.c.attempts_spent).where(jobs.c.id == job_id)).scalar_one_or_none() or 0
 
 
 def _end_attempt(connection: Connection, job_id: str, token: str, outcome: str, now: datetime) -> None:
@@ -221,14 +282,19 @@ def _end_attempt(connection: Connection, job_id: str, token: str, outcome: str, 
 
 
 def _orders(connection: Connection, job_id: str, token: str) -> Orders:
-    asked = (jobs.c.cancel_requested_at, jobs.c.cancel_forced, jobs.c.max_seconds, jobs.c.max_memory_bytes)
-    query = select(*asked).where(jobs.c.id == job_id, jobs.c.token == token)
-    row = connection.execute(query).one_or_none()
+    asked = (jobs.c.cancel_requested_at, jobs.c.cancel_forced, jobs.c.pause_requested_at, jobs.c.checkpoint_requests)
+    limits = (jobs.c.max_seconds, jobs.c.max_memory_bytes, jobs.c.retry_oom)
+    query = select(*asked, *limits, attempts.c.preempted_for).join(attempts, attempts.c.token == jobs.c.token)
+    row = connection.execute(query.where(jobs.c.id == job_id, jobs.c.token == token)).one_or_none()
     if row is None:
         raise LeaseLost(f"{job_id}: this attempt no longer holds the job")
     return Orders(
         cancel=row.cancel_requested_at is not None,
         force=row.cancel_forced,
+        pause=row.pause_requested_at is not None,
+        preempt=row.preempted_for is not None,
+        saves=row.checkpoint_requests,
         max_seconds=row.max_seconds,
         max_memory_bytes=row.max_memory_bytes,
+        retry_oom=row.retry_oom,
     )

@@ -15,6 +15,7 @@ from core import events
 from core.database import Database
 from core.devices import Kinds, free_by_kind, offered, runnable
 from core.jobs import Job, as_job, moved, read_job
+from core.settings import BACKOFF_MAX_SECONDS
 from core.states import Phase, Status
 from core.tables import attempts, device_claims, jobs, projects, workers
 
@@ -23,6 +24,8 @@ CLAIM_PAGES = 200
 CLASSES = cast(jobs.c.class_paths, Text)  # the list as it is stored: JSON itself has no equality on PostgreSQL
 QUEUE_COLUMNS = (jobs.c.id, jobs.c.project_id, jobs.c.priority, CLASSES.label("classes"))
 CLAIMABLE_LOOK = 200
+CLOCK_STEP_SECONDS = 2 * BACKOFF_MAX_SECONDS
+"""No backoff is so long: a job that is to wait for longer was written before the clock was set back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Claim:
     attempt: int
     token: str
     devices: list[str]
+    spool_offset: int = 0
 
 
 class Claims:
@@ -84,7 +88,8 @@ class Claims:
                     worker_id=worker_id,
                     worker=worker,
                     devices=devices,
-                    lease_expires_at=now + timedelta(seconds=lease_seconds),
+                    lease_seconds=lease_seconds,
+                    renewals=0,
                     started_at=now,
                     spool_offset=0,
                 )
@@ -96,6 +101,17 @@ class Claims:
             events.append(connection, job.id, "claimed", now, attempt=number, worker=worker, devices=devices)
             return Claim(job=read_job(connection, job.id), attempt=number, token=token, devices=devices)
 
+    def held(self, job_id: str, number: int) -> Claim | None:
+        """What an attempt that is still under way was given; None: it is over, or was never."""
+        query = select(attempts).where(
+            attempts.c.job_id == job_id, attempts.c.number == number, attempts.c.ended_at.is_(None)
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return None
+            return Claim(read_job(connection, job_id), number, row.token, row.devices, row.spool_offset)
+
     def claimable(self, worker_id: str, older_than_seconds: float, fits: Callable[[Sequence[str]], bool]) -> bool:
         """Whether one of the first jobs that this worker's free devices suit has waited for so long, and fits it."""
         with self._database.read() as connection:
@@ -105,10 +121,10 @@ class Claims:
             kinds = free_by_kind(announced or [], _taken(connection, worker_id))
             if not any(kinds.values()):
                 return False
-            cutoff = self._database.now(connection) - timedelta(seconds=older_than_seconds)
-            query = select(jobs.c.class_paths).where(
-                jobs.c.status == Status.QUEUED, jobs.c.available_at <= cutoff, runnable(kinds)
-            )
+            now = self._database.now(connection)
+            # Nobody rings when a backoff is over: a job that was tried before has no bell to wait for.
+            waited = available(now, older_than_seconds) | (available(now) & (jobs.c.attempt > 0))
+            query = select(jobs.c.class_paths).where(jobs.c.status == Status.QUEUED, waited, runnable(kinds))
             return any(map(fits, connection.execute(query.limit(CLAIMABLE_LOOK)).scalars()))
 
     def _best(self, connection: Connection, kinds: Kinds, now: datetime, fits: Callable[[Sequence[str]], bool]) -> Any:
@@ -118,7 +134,7 @@ class Claims:
         the devices cannot run, and what needs a list of classes that was refused before, is passed over in SQL and
         does not count. So a worker overlooks a job only behind `CLAIM_PAGES` refusals, each with classes of its own.
         """
-        waiting = (jobs.c.status == Status.QUEUED) & (jobs.c.available_at <= now) & runnable(kinds)
+        waiting = (jobs.c.status == Status.QUEUED) & available(now) & runnable(kinds)
         first = (
             select(jobs.c.id)
             .where(jobs.c.project_id == projects.c.id, waiting)
@@ -167,6 +183,12 @@ def _queue(
             return
         yield from rows
         last = rows[-1]
+
+
+def available(now: datetime, for_seconds: float = 0.0) -> ColumnElement[bool]:
+    """The condition on `jobs` that one which is queued may start, and might have for so long, as to backoffs."""
+    far = now + timedelta(seconds=CLOCK_STEP_SECONDS)
+    return (jobs.c.available_at <= now - timedelta(seconds=for_seconds)) | (jobs.c.available_at > far)
 
 
 def _taken(connection: Connection, worker_id: str) -> set[str]:

@@ -20,7 +20,7 @@ from core.settings import Settings, settings
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """Head of the migrations. Written down, so that a start need not load Alembic only to see that all is well."""
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -61,7 +61,7 @@ class Database:
             yield connection
 
     def now(self, connection: Connection) -> datetime:
-        """The database's time, by which leases run, so that no machine's own clock decides who has lost one."""
+        """The database's time, which is one for all, whatever the machines' own clocks say."""
         if self.is_sqlite:
             return datetime.now(UTC)
         moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()

@@ -11,8 +11,18 @@ from core import events
 from core.database import Database
 from core.errors import Conflict, LeaseLost, NotFound, PreconditionFailed
 from core.ids import new_id
-from core.states import FINAL, ReasonCode, Status, allowed_actions, sources
-from core.tables import attempts, job_labels, jobs
+from core.states import FINAL, CheckpointKind, ReasonCode, Status, allowed_actions, sources
+from core.tables import attempts, checkpoints, job_labels, jobs
+
+NEWEST_CHECKPOINT = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.id.desc())
+"""By how far the run was, not by the clock, which may have been set back."""
+RELEASED: dict[str, Any] = {
+    "phase": None,
+    "token": None,
+    "pause_requested_at": None,
+    "checkpoint_requested_at": None,
+}
+"""Of a job that no attempt holds any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +35,8 @@ class Attempt:
     worker_id: str
     worker: str
     devices: list[str]
-    lease_expires_at: datetime
+    lease_seconds: float
+    renewals: int
     started_at: datetime
     ended_at: datetime | None
     outcome: str | None
@@ -33,6 +44,7 @@ class Attempt:
     resumed_from: str | None
     steps_lost: int | None
     spool_offset: int
+    preempted_for: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,7 @@ class Job:
     max_seconds: float
     max_attempts: int
     max_memory_bytes: int | None
+    retry_oom: bool
     status: Status
     phase: str | None
     reason: dict[str, Any] | None
@@ -66,6 +79,9 @@ class Job:
     last_checkpoint_id: str | None
     cancel_requested_at: datetime | None
     cancel_forced: bool
+    pause_requested_at: datetime | None
+    checkpoint_requested_at: datetime | None
+    checkpoint_requests: int
     version: int
     available_at: datetime
     created_at: datetime
@@ -90,6 +106,7 @@ class NewJob:
     max_seconds: float
     max_attempts: int
     max_memory_bytes: int | None = None
+    retry_oom: bool = False
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     subcommand: str = "fit"
@@ -125,12 +142,14 @@ class Jobs:
                 max_seconds=new.max_seconds,
                 max_attempts=new.max_attempts,
                 max_memory_bytes=new.max_memory_bytes,
+                retry_oom=new.retry_oom,
                 status=Status.QUEUED,
                 metrics={},
                 attempt=0,
                 attempts_spent=0,
                 seconds_spent=0.0,
                 cancel_forced=False,
+                checkpoint_requests=0,
                 version=1,
                 available_at=now,
                 created_at=now,
@@ -203,8 +222,7 @@ class Jobs:
             if job.status in (Status.SUCCEEDED, Status.FAILED):
                 raise invalid_transition(job, "cancel")
             if job.status in (Status.QUEUED, Status.PAUSED):
-                reason = {"code": ReasonCode.CANCELLED_BY_USER, "message": "cancelled while it waited to run"}
-                move(connection, job.id, Status.CANCELLED, "cancelled", now, reason=reason, finished_at=now)
+                end_as_cancelled(connection, job.id, "cancelled while it waited to run", now)
             elif job.status is Status.RUNNING and (
                 job.cancel_requested_at is None or (force and not job.cancel_forced)
             ):
@@ -215,6 +233,57 @@ class Jobs:
                     cancel_forced=force or job.cancel_forced,
                 )
                 events.append(connection, job.id, "cancel_requested", now, force=force)
+            return self._own(connection, project_id, job_id)
+
+    def pause(self, project_id: str, job_id: str) -> Job:
+        """Take a job out of the queue, or ask its worker to stop it between two steps; it keeps its place in training.
+
+        Asking again changes nothing. Raises `Conflict` for a job that has ended, or is to be cancelled.
+        """
+        with self._database.write() as connection:
+            job = self._own(connection, project_id, job_id, lock=True)
+            now = self._database.now(connection)
+            if job.is_final or job.cancel_requested_at is not None:
+                raise invalid_transition(job, "pause")
+            if job.status is Status.QUEUED:
+                move(connection, job.id, Status.PAUSED, "paused", now)
+            elif job.status is Status.RUNNING and job.pause_requested_at is None:
+                touch(connection, job.id, pause_requested_at=now)
+                events.append(connection, job.id, "pause_requested", now)
+            return self._own(connection, project_id, job_id)
+
+    def resume(self, project_id: str, job_id: str) -> Job:
+        """Put a paused job back into the queue, or take back a request to pause.
+
+        One that its worker is stopping already goes back to the queue by itself. Asking again changes nothing.
+        Raises `Conflict` for a job that has ended, or is to be cancelled.
+        """
+        with self._database.write() as connection:
+            job = self._own(connection, project_id, job_id, lock=True)
+            now = self._database.now(connection)
+            if job.is_final or job.cancel_requested_at is not None:
+                raise invalid_transition(job, "resume")
+            if job.status is Status.PAUSED:
+                move(connection, job.id, Status.QUEUED, "unpaused", now, available_at=now)
+            elif job.pause_requested_at is not None:
+                touch(connection, job.id, pause_requested_at=None)
+                events.append(connection, job.id, "pause_withdrawn", now)
+            return self._own(connection, project_id, job_id)
+
+    def request_checkpoint(self, project_id: str, job_id: str) -> Job:
+        """Ask a running job to save a checkpoint now. Asking again before it has changes nothing.
+
+        Raises `Conflict` for a job that does not run.
+        """
+        with self._database.write() as connection:
+            job = self._own(connection, project_id, job_id, lock=True)
+            if job.status is not Status.RUNNING:
+                raise invalid_transition(job, "save a checkpoint")
+            if job.checkpoint_requested_at is None:
+                now = self._database.now(connection)
+                count = job.checkpoint_requests + 1
+                touch(connection, job.id, checkpoint_requested_at=now, checkpoint_requests=count)
+                events.append(connection, job.id, "checkpoint_requested", now)
             return self._own(connection, project_id, job_id)
 
     def patch(self, project_id: str, job_id: str, expected_version: int | None, changes: Mapping[str, Any]) -> Job:
@@ -263,12 +332,15 @@ class Jobs:
 
 
 def invalid_transition(job: Job, action: str) -> Conflict:
-    """The refusal of an action that a job's status does not allow."""
+    """The refusal of an action that a job's status, or a request to cancel it, does not allow."""
+    allowed, state = allowed_actions(job.status), str(job.status)
+    if job.cancel_requested_at is not None and not job.is_final:
+        allowed, state = tuple(one for one in allowed if one != "pause"), f"{job.status} and to be cancelled"
     return Conflict(
-        f"{job.id} is {job.status}: it cannot {action}.",
+        f"{job.id} is {state}: it cannot {action}.",
         code="invalid_transition",
         status=str(job.status),
-        allowed_actions=list(allowed_actions(job.status)),
+        allowed_actions=list(allowed),
     )
 
 
@@ -305,6 +377,24 @@ def touch(connection: Connection, job_id: str, *, token: str | None = None, **va
         statement = statement.where(jobs.c.token == token)
     if not connection.execute(statement.values(version=jobs.c.version + 1, **values)).rowcount:
         raise LeaseLost(f"{job_id}: this attempt no longer holds the job")
+
+
+def end_as_cancelled(
+    connection: Connection, job_id: str, message: str, at: datetime, *, guard: str | None = None
+) -> None:
+    """Cancel a job that no attempt trains any more; what it saved to go on from becomes its last checkpoint."""
+    recoveries = select(checkpoints).where(
+        checkpoints.c.job_id == job_id, checkpoints.c.kind == CheckpointKind.RECOVERY
+    )
+    newest = connection.execute(recoveries.order_by(*NEWEST_CHECKPOINT).limit(1)).first()
+    reason = {"code": ReasonCode.CANCELLED_BY_USER, "message": message}
+    values = RELEASED | {"finished_at": at, "reason": reason}
+    if newest is not None:
+        name = newest.name.replace(CheckpointKind.RECOVERY, CheckpointKind.STOP, 1)
+        kept = update(checkpoints).where(checkpoints.c.id == newest.id).values(kind=CheckpointKind.STOP, name=name)
+        connection.execute(kept)
+        values["last_checkpoint_id"] = newest.id
+    move(connection, job_id, Status.CANCELLED, "cancelled", at, data={"reason": reason}, guard=guard, **values)
 
 
 def read_job(connection: Connection, job_id: str) -> Job:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, and_, func, or_, select
 
+from core.claims import CLOCK_STEP_SECONDS
 from core.database import Database
 from core.devices import Announced, free_by_kind, offered
 from core.jobs import Job, as_job
@@ -110,7 +111,7 @@ def _waiting(job: Job, position: int, live: Sequence[Announced], now: datetime) 
         reason = "no worker is up"
     elif most < job.devices:
         reason = f"no worker that is up has {job.devices} device(s) of kind {job.accelerator!r}"
-    elif job.available_at > now:
+    elif now < job.available_at <= now + timedelta(seconds=CLOCK_STEP_SECONDS):
         reason = "backing off after a lost attempt"
     elif position:
         reason = f"{position} job(s) ahead in the queue"

@@ -10,29 +10,45 @@ from core.states import Status
 
 
 class Reaper:
-    """Requeues the jobs of expired leases, from a process that has been able to reach the database all the while.
+    """Requeues the jobs of attempts that have not renewed their lease for as long as it lasts.
 
-    After an outage every lease has run out, though every worker may be well: whoever requeued at once would kill
-    healthy training. So a process expires leases only after it has itself reached the database, without a break, for
-    as long as a lease lasts: by then each worker that lives has renewed its own.
+    What counts is how often a lease was renewed, and how long that has not grown by this process's monotonic clock: no
+    step of any clock expires one. After an outage no lease has been renewed, though every worker may be well: whoever
+    requeued at once would kill healthy training. So the wait begins anew whenever the database could not be reached,
+    or this process itself has stood still.
     """
 
-    def __init__(self, attempts: Attempts, retry: Retry, lease_seconds: float) -> None:
+    def __init__(self, attempts: Attempts, retry: Retry) -> None:
         self._attempts = attempts
         self._retry = retry
-        self._lease_seconds = lease_seconds
-        self._reached_since: float | None = None
+        self._looked_at = 0.0
+        self._shortest_gap_seconds = float("inf")
+        self._since: dict[str, tuple[int, float]] = {}
+        """When each token was first seen with as many renewals as it has."""
 
     def look(self) -> Sequence[tuple[str, Status]]:
         """Requeue what has expired; returns each job and where it went. Raises `SQLAlchemyError` in an outage."""
         try:
-            self._attempts.reach()
+            leases = self._attempts.leases()
             now = time.monotonic()
-            if self._reached_since is None:
-                self._reached_since = now
-            if now - self._reached_since < self._lease_seconds:
-                return []
-            return self._attempts.expire(self._retry)
+            gap_seconds, self._looked_at = now - self._looked_at, now
+            self._shortest_gap_seconds = min(self._shortest_gap_seconds, gap_seconds)
+            # By what it is used to, too: who looks rarely, for as long as its leases last, would else never expire one.
+            stood_still = gap_seconds > 2 * self._shortest_gap_seconds
+            seen = {lease.token: (lease.renewals, now) for lease in leases}
+            for token, (renewals, since) in self._since.items():
+                if token in seen and seen[token][0] == renewals:
+                    seen[token] = (renewals, since)
+            moved = []
+            for lease in leases:
+                if stood_still and gap_seconds > lease.seconds / 2:
+                    seen[lease.token] = (lease.renewals, now)
+                elif now - seen[lease.token][1] > lease.seconds:
+                    status = self._attempts.expire(lease, self._retry)
+                    if status is not None:
+                        moved.append((lease.job_id, status))
+            self._since = seen
         except SQLAlchemyError:
-            self._reached_since = None
+            self._since = {}
             raise
+        return moved

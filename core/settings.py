@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+BACKOFF_MAX_SECONDS = 600.0
 
 
 class Settings(BaseSettings):
@@ -48,13 +49,25 @@ class Settings(BaseSettings):
 
     # Attempts
     lease_seconds: Seconds = Field(15.0, description="An attempt whose worker is silent for so long is requeued.")
-    reconcile_interval_seconds: Seconds = Field(2.0, description="How often each process looks for expired leases.")
+    reconcile_interval_seconds: Seconds = Field(1.0, description="How often each process looks for expired leases.")
     ring_after_seconds: Seconds = Field(3.0, description="A job queued for so long has its doorbell rung again.")
     recovery_interval_seconds: Seconds = Field(60.0, description="Longest training time between recovery checkpoints.")
+    data_seeding: Annotated[str, Field(pattern="^(loader|index)$")] = Field(
+        "loader",
+        description="What DataLoader workers draw from: `loader`, as by hand; or `index`, where resuming fetches "
+        "nothing again but runs differ from those by hand.",
+    )
     stop_grace_seconds: Seconds = Field(20.0, description="From a request to stop until the trainer is killed.")
     start_timeout_seconds: Seconds = Field(120.0, description="A trainer that has not reported by then is killed.")
-    retry_backoff_seconds: Seconds = Field(1.0, description="First wait before a lost attempt is tried again; doubles.")
-    retry_backoff_max_seconds: Seconds = Field(60.0, description="Longest such wait.")
+    retry_backoff_seconds: Annotated[float, Field(gt=0, le=BACKOFF_MAX_SECONDS)] = Field(
+        1.0, description="First wait before a lost attempt is tried again; doubles."
+    )
+    retry_backoff_max_seconds: Annotated[float, Field(gt=0, le=BACKOFF_MAX_SECONDS)] = Field(
+        60.0, description="Longest such wait; 600 at most."
+    )
+    preemption: bool = Field(
+        False, description="Whether a job of higher priority may take the devices of running ones, which go on later."
+    )
     worker_silence_seconds: Seconds = Field(15.0, description="A worker silent for so long is shown as offline.")
 
     # Limits of one job, used where its spec sets none
@@ -72,6 +85,16 @@ class Settings(BaseSettings):
     )
     ship_interval_seconds: Seconds = Field(0.25, description="How often a supervisor ships what the trainer wrote.")
     ship_batch_points: Count = Field(20_000, description="Most metric points in one transaction.")
+    store_away_max_seconds: Seconds = Field(
+        86400.0, description="Longest wait for a store that is away when an attempt has ended."
+    )
+    store_full_max_seconds: Seconds = Field(
+        600.0, description="Longest wait for room in the store when an attempt has ended; then it is `out_of_disk`."
+    )
+    leftover_seconds: Seconds = Field(3600.0, description="A stored file that no row names is removed after so long.")
+    run_max_bytes: Annotated[int, Field(ge=0)] = Field(
+        0, description="Most disk that a run folder may take; 0: no limit but the disk's."
+    )
     run_keep_seconds: Annotated[float, Field(ge=0)] = Field(
         3600.0, description="A run folder is kept for so long after its attempt ended."
     )

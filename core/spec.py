@@ -42,6 +42,7 @@ _LIMIT_SCHEMAS: dict[str, Any] = {
     "max_seconds": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": INTEGER_MAX},
     "max_attempts": {"type": ["integer", "null"], "minimum": 1, "maximum": ATTEMPTS_MAX},
     "max_memory_bytes": {"type": ["integer", "null"], "exclusiveMinimum": 0, "maximum": INTEGER_MAX},
+    "retry_oom": {"type": ["boolean", "null"]},
 }
 _SCHEMAS: dict[str, Any] = {
     "name": {
@@ -72,6 +73,8 @@ class Limits:
     max_seconds: float | None = None
     max_attempts: int | None = None
     max_memory_bytes: int | None = None
+    retry_oom: bool | None = None
+    """Whether running out of memory, which is the job's own fault as a rule, is tried again like a lost worker."""
 
 
 @dataclass(frozen=True, slots=True)

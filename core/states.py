@@ -42,8 +42,17 @@ class ReasonCode(StrEnum):
     MAX_ATTEMPTS = "max_attempts"
 
 
+class CheckpointKind(StrEnum):
+    """Why a checkpoint was saved."""
+
+    MODEL_CHECKPOINT = "model_checkpoint"  # by the run's own ModelCheckpoint
+    RECOVERY = "recovery"  # to go on from
+    REQUESTED = "requested"  # a caller asked for it
+    STOP = "stop"  # where a cancelled job stopped
+
+
 TRANSITIONS: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED}),
+    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.CANCELLED}),
     Status.RUNNING: frozenset(
         {Status.QUEUED, Status.PAUSED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED},
     ),
@@ -53,6 +62,13 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.CANCELLED: frozenset(),
 }
 """From each status, those it may move to."""
+
+ACTIONS: dict[Status, tuple[str, ...]] = {
+    Status.QUEUED: ("cancel", "pause"),
+    Status.RUNNING: ("cancel", "pause", "checkpoints"),
+    Status.PAUSED: ("cancel", "resume"),
+}
+"""What a caller may ask of a job that has not ended."""
 
 FINAL = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
 """Nothing moves a job out of these."""
@@ -65,6 +81,4 @@ def sources(target: Status) -> frozenset[Status]:
 
 def allowed_actions(status: Status) -> tuple[str, ...]:
     """What a caller may ask of a job in this status, as the API names it."""
-    if status in FINAL:
-        return ("retry", "delete")
-    return ("cancel",)
+    return ACTIONS.get(status, ("retry", "delete"))

@@ -121,6 +121,7 @@ jobs = Table(
     Column("max_seconds", Double, nullable=False),
     Column("max_attempts", Integer, nullable=False),
     Column("max_memory_bytes", BigInteger),
+    Column("retry_oom", Boolean, nullable=False),
     Column("status", String(20), nullable=False),
     Column("phase", String(20)),
     Column("reason", JSON(none_as_null=True)),
@@ -134,6 +135,9 @@ jobs = Table(
     Column("last_checkpoint_id", Id),
     Column("cancel_requested_at", Instant),
     Column("cancel_forced", Boolean, nullable=False),
+    Column("pause_requested_at", Instant),
+    Column("checkpoint_requested_at", Instant),
+    Column("checkpoint_requests", Integer, nullable=False),  # how many there have been: a trainer saves when it grows
     Column("version", BigInteger, nullable=False),
     Column("available_at", Instant, nullable=False),  # not claimed before, by backoff
     Column("created_at", Instant, nullable=False),
@@ -174,7 +178,8 @@ attempts = Table(
     Column("worker_id", Id, nullable=False),
     Column("worker", String(255), nullable=False),
     Column("devices", JSON, nullable=False),
-    Column("lease_expires_at", Instant, nullable=False),
+    Column("lease_seconds", Double, nullable=False),
+    Column("renewals", Integer, nullable=False),  # a lease is over when it has not grown for so long
     Column("started_at", Instant, nullable=False),
     Column("ended_at", Instant),
     Column("outcome", String(20)),
@@ -182,17 +187,12 @@ attempts = Table(
     Column("resumed_from", Id),
     Column("steps_lost", Integer),
     Column("spool_offset", BigInteger, nullable=False),  # how much of the trainer's spool is in the database
+    Column("preempted_for", Id),  # the job of higher priority that is to have its devices
     # That no job ever has two live attempts is held by the database itself.
     Index(
         "uq_attempts_live",
         "job_id",
         unique=True,
-        sqlite_where=text("ended_at IS NULL"),
-        postgresql_where=text("ended_at IS NULL"),
-    ),
-    Index(
-        "ix_attempts_lease",
-        "lease_expires_at",
         sqlite_where=text("ended_at IS NULL"),
         postgresql_where=text("ended_at IS NULL"),
     ),

@@ -15,7 +15,7 @@ from app.schemas.resource import Page, answer
 from app.service import Service
 from app.stream import in_thread, unless_hung_up
 from app.submission import changes_in, new_job, overridden, validated
-from core.errors import BadRequest, Invalid, PreconditionFailed, PreconditionRequired
+from core.errors import BadRequest, Invalid, PreconditionFailed, PreconditionRequired, Unavailable
 from core.jobs import Job, NewJob, invalid_transition
 from core.security import Caller
 from core.states import Status
@@ -174,7 +174,14 @@ def change(
 @router.delete("/jobs/{job_id}", status_code=204, summary="Delete a job", responses=problems(409))
 def delete(parts: Parts, caller: CallerOf, job_id: JobId) -> Response:
     """Deletes a job that has ended, with its checkpoints and all else it left."""
-    parts.jobs.delete(caller.project_id, job_id, lambda gone: parts.store.delete_all(job_prefix(gone)))
+
+    def remove_files(gone: str) -> None:
+        try:
+            parts.store.delete_all(job_prefix(gone))
+        except OSError as error:
+            raise Unavailable("The store of files is away: try again later.", code="store_unavailable") from error
+
+    parts.jobs.delete(caller.project_id, job_id, remove_files)
     return Response(status_code=204)
 
 
@@ -191,24 +198,35 @@ def cancel(
     return _shown(parts, caller, parts.jobs.cancel(caller.project_id, job_id, force=force), status=202)
 
 
-@router.post("/jobs/{job_id}/pause", status_code=202, summary="Pause a job (not yet)", responses=problems(422))
+@router.post(
+    "/jobs/{job_id}/pause", status_code=202, response_model=JobOut, summary="Pause a job", responses=problems(409)
+)
 def pause(parts: Parts, caller: CallerOf, job_id: JobId) -> Response:
-    """Not yet: refused."""
-    raise _not_yet(parts, caller, job_id, "pause")
-
-
-@router.post("/jobs/{job_id}/resume", status_code=202, summary="Resume a job (not yet)", responses=problems(422))
-def resume(parts: Parts, caller: CallerOf, job_id: JobId) -> Response:
-    """Not yet: refused."""
-    raise _not_yet(parts, caller, job_id, "resume")
+    """A running job stops between two steps, saves where it is and frees its devices; a queued one leaves the queue."""
+    return _shown(parts, caller, parts.jobs.pause(caller.project_id, job_id), status=202)
 
 
 @router.post(
-    "/jobs/{job_id}/checkpoints", status_code=202, summary="Save a checkpoint now (not yet)", responses=problems(422)
+    "/jobs/{job_id}/resume", status_code=202, response_model=JobOut, summary="Resume a job", responses=problems(409)
+)
+def resume(parts: Parts, caller: CallerOf, job_id: JobId) -> Response:
+    """A paused job goes back to the queue, and on from where it stopped; a request to pause is taken back."""
+    job = parts.jobs.resume(caller.project_id, job_id)
+    if job.status is Status.QUEUED:
+        parts.doorbell.ring(job.id, job.accelerator)
+    return _shown(parts, caller, job, status=202)
+
+
+@router.post(
+    "/jobs/{job_id}/checkpoints",
+    status_code=202,
+    response_model=JobOut,
+    summary="Save a checkpoint now",
+    responses=problems(409),
 )
 def save_now(parts: Parts, caller: CallerOf, job_id: JobId) -> Response:
-    """Not yet: refused."""
-    raise _not_yet(parts, caller, job_id, "save a checkpoint on request")
+    """A running job saves a checkpoint between two steps and goes on; `checkpoint_requested_at` is set until it has."""
+    return _shown(parts, caller, parts.jobs.request_checkpoint(caller.project_id, job_id), status=202)
 
 
 @router.post(
@@ -271,8 +289,3 @@ def _labels(request: Request) -> dict[str, str]:
     if len(labels) > LABEL_FILTERS_MAX:
         raise BadRequest(f"At most {LABEL_FILTERS_MAX} labels are filtered by at once.", code="bad_parameter")
     return labels
-
-
-def _not_yet(parts: Service, caller: Caller, job_id: str, action: str) -> Invalid:
-    parts.jobs.get(caller.project_id, job_id)
-    return Invalid(f"This version of Lightyard cannot {action} yet.", code=NOT_YET)

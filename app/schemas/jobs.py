@@ -50,11 +50,12 @@ class AttemptOut(Resource):
 
 
 class LimitsOut(Resource):
-    """What a job may use at most; `max_seconds` over all its attempts."""
+    """What a job may use at most; `max_seconds` over all its attempts. `retry_oom`: as a lost worker is."""
 
     max_seconds: float
     max_attempts: int
     max_memory_bytes: int | None
+    retry_oom: bool
 
 
 class WaitingOut(Resource):
@@ -90,6 +91,7 @@ class JobOut(Resource):
     finished_at: datetime | None
     cancel_requested_at: datetime | None
     pause_requested_at: datetime | None
+    checkpoint_requested_at: datetime | None
     waiting: WaitingOut | None = Field(description="While queued.")
 
     @classmethod
@@ -113,14 +115,18 @@ class JobOut(Resource):
             config=job.config,
             priority=job.priority,
             limits=LimitsOut(
-                max_seconds=job.max_seconds, max_attempts=job.max_attempts, max_memory_bytes=job.max_memory_bytes
+                max_seconds=job.max_seconds,
+                max_attempts=job.max_attempts,
+                max_memory_bytes=job.max_memory_bytes,
+                retry_oom=job.retry_oom,
             ),
             version=job.version,
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
             cancel_requested_at=job.cancel_requested_at,
-            pause_requested_at=None,
+            pause_requested_at=job.pause_requested_at,
+            checkpoint_requested_at=job.checkpoint_requested_at,
             waiting=WaitingOut(position=waiting.position, reason=waiting.reason) if waiting else None,
         )
 

@@ -25,7 +25,7 @@ from core.logs import Logs
 from core.metrics import Metrics, Point
 from core.security import first_start
 from core.settings import Settings
-from core.states import Status
+from core.states import CheckpointKind, Status
 from core.storage import Store, job_prefix
 from embedded.home import free_port
 from tests.waiting import wait_until
@@ -164,6 +164,10 @@ class Api:
         """End a claimed job."""
         Attempts(self.database).finish(claim.job.id, claim.token, status, reason)
 
+    def stop(self, claim: Claim) -> Status:
+        """Say that the trainer of a claimed job has stopped between two steps; returns where the job went."""
+        return Attempts(self.database).stopped(claim.job.id, claim.token, "stopped", saved=True)
+
     def note(self, claim: Claim, event: str | None = None, **values: Any) -> None:
         """Report something of a claimed job."""
         happened = [(event, datetime.now(UTC), {})] if event else []
@@ -182,7 +186,16 @@ class Api:
         with self.database.write() as connection:
             Metrics(self.database).add(connection, claim.job.id, points, 100)
 
-    def checkpoint(self, claim: Claim, content: bytes, folder: Path, *, name: str = "last.ckpt", **flags: Any) -> str:
+    def checkpoint(
+        self,
+        claim: Claim,
+        content: bytes,
+        folder: Path,
+        *,
+        name: str = "last.ckpt",
+        kind: str = CheckpointKind.MODEL_CHECKPOINT,
+        **flags: Any,
+    ) -> str:
         """Store a file and publish it as a checkpoint; returns its id."""
         checkpoint_id, digest = new_id("ckpt"), hashlib.sha256(content).hexdigest()
         key = f"{job_prefix(claim.job.id)}/checkpoints/{checkpoint_id}"
@@ -193,7 +206,7 @@ class Api:
             id=checkpoint_id,
             job_id=claim.job.id,
             attempt=claim.attempt,
-            kind="model",
+            kind=kind,
             name=name,
             step=10,
             epoch=1,

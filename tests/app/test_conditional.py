@@ -132,6 +132,7 @@ def test_labels_priority_and_limits_can_be_changed(api: Api) -> None:
         "max_seconds": 10,
         "max_attempts": api.config.job_max_attempts,
         "max_memory_bytes": None,
+        "retry_oom": False,
     }
     assert changed["version"] == job["version"] + 1
     assert [row["id"] for row in api.http.get("/v1/jobs", params={"label.new": "2"}).json()["data"]] == [job["id"]]

@@ -27,6 +27,22 @@ def test_a_submission_rings_on_the_queue_of_its_accelerator_and_a_replay_does_no
         assert rings(broker_url, "cpu") == 1
 
 
+def test_a_job_that_goes_back_to_the_queue_rings_and_one_whose_pause_is_taken_back_does_not(
+    home: Path, broker_url: str
+) -> None:
+    with running_api(home, f"sqlite:///{home / 'l.db'}", broker_url=broker_url, broker_timeout_seconds=5.0) as api:
+        worker_id = api.worker()
+        paused = api.submit()["id"]
+        for action in ("pause", "resume"):
+            assert api.http.post(f"/v1/jobs/{paused}/{action}").status_code == 202
+        wait_until(lambda: rings(broker_url, "cpu") == 2, what="submission and resumption rang")
+        running = api.claim(worker_id).job.id
+        for action in ("pause", "resume"):
+            assert api.http.post(f"/v1/jobs/{running}/{action}").status_code == 202
+        api.submit()
+        wait_until(lambda: rings(broker_url, "cpu") == 3, what="the next submission rang")
+
+
 def test_a_broker_that_is_away_neither_fails_nor_delays_a_submission(home: Path) -> None:
     away = f"redis://127.0.0.1:{free_port('127.0.0.1')}/0"
     with running_api(home, f"sqlite:///{home / 'l.db'}", broker_url=away, broker_timeout_seconds=30.0) as api:

@@ -1,7 +1,9 @@
 import copy
 import threading
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from core.ids import new_id
@@ -11,7 +13,7 @@ from tests.app.parts import CATALOG, CONFIG, Api
 JOB_FIELDS = {
     *("id", "name", "labels", "project", "parent_id", "status", "phase", "reason", "progress", "attempt", "attempts"),
     *("metrics", "best_checkpoint_id", "last_checkpoint_id", "config", "priority", "limits", "version", "created_at"),
-    *("started_at", "finished_at", "cancel_requested_at", "pause_requested_at", "waiting"),
+    *("started_at", "finished_at", "cancel_requested_at", "pause_requested_at", "checkpoint_requested_at", "waiting"),
 }
 
 
@@ -39,9 +41,25 @@ def test_limits_that_a_spec_leaves_out_are_the_settings(api: Api) -> None:
         "max_seconds": api.config.job_max_seconds,
         "max_attempts": api.config.job_max_attempts,
         "max_memory_bytes": None,
+        "retry_oom": False,
     }
-    own = {"max_seconds": 60, "max_attempts": 1, "max_memory_bytes": 2**30}
+    own = {"max_seconds": 60, "max_attempts": 1, "max_memory_bytes": 2**30, "retry_oom": True}
     assert api.submit(limits=own)["limits"] == own
+    assert api.submit(limits={"retry_oom": None})["limits"]["retry_oom"] is False
+
+
+def test_whether_to_retry_what_ran_out_of_memory_can_be_changed_and_goes_on_to_a_retry(api: Api) -> None:
+    claim = api.running_job(limits={"max_attempts": 2})
+    path, job = f"/v1/jobs/{claim.job.id}", api.job(claim.job.id)
+    for asked, told in ((True, True), (None, False), (True, True)):
+        answer = api.http.patch(path, json={"limits": {"retry_oom": asked}}, headers={"If-Match": "*"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["limits"] == {**job["limits"], "retry_oom": told}, "the other limits stay"
+    refused = api.http.patch(path, json={"limits": {"retry_oom": "yes"}}, headers={"If-Match": "*"})
+    assert [fault["pointer"] for fault in refused.json()["errors"]] == ["/limits/retry_oom"]
+    api.finish(claim, Status.FAILED, {"code": "oom", "message": "no"})
+    child = api.http.post(f"{path}/retry").json()
+    assert child["limits"] == {**job["limits"], "retry_oom": True}
 
 
 def test_a_plain_lightning_yaml_is_a_job(api: Api) -> None:
@@ -198,13 +216,128 @@ def test_deleting_waits_for_the_end_and_takes_the_files_along(api: Api, tmp_path
     assert api.http.delete(path).status_code == 404
 
 
-@pytest.mark.parametrize("action", ["pause", "resume", "checkpoints"])
-def test_actions_of_later_versions_are_refused_clearly(api: Api, action: str) -> None:
+def act(api: Api, job_id: str, action: str) -> httpx.Response:
+    """Ask something of a job; what was taken is answered as the job reads now, under its new `ETag`."""
+    answer = api.http.post(f"/v1/jobs/{job_id}/{action}")
+    if answer.status_code == 202:
+        read = api.http.get(f"/v1/jobs/{job_id}")
+        assert (read.json(), read.headers["ETag"]) == (answer.json(), answer.headers["ETag"])
+    return answer
+
+
+def happened(api: Api, job_id: str) -> list[str]:
+    return [event["type"] for event in api.http.get(f"/v1/jobs/{job_id}/events").json()["data"]]
+
+
+def test_a_queued_job_is_paused_and_resumed_at_once_and_repeating_changes_nothing(api: Api) -> None:
     api.worker()
+    job_id = api.submit()["id"]
+    tags = [api.http.get(f"/v1/jobs/{job_id}").headers["ETag"]]
+    for action, status in (("pause", "paused"), ("resume", "queued")):
+        first, again = (act(api, job_id, action) for _ in range(2))
+        assert (first.status_code, first.json()["status"]) == (202, status)
+        assert first.json() == again.json()
+        tags.append(first.headers["ETag"])
+    assert len(set(tags)) == 3
+    assert happened(api, job_id) == ["created", "paused", "unpaused"]
+    assert first.json()["waiting"]["position"] == 0
+
+
+def test_pausing_a_running_job_is_a_request_that_can_be_taken_back(api: Api) -> None:
+    claim = api.running_job()
+    asked = act(api, claim.job.id, "pause").json()
+    assert asked["status"] == "running"
+    assert asked["pause_requested_at"].endswith("Z")
+    assert act(api, claim.job.id, "pause").json() == asked
+    back = act(api, claim.job.id, "resume").json()
+    assert (back["status"], back["pause_requested_at"]) == ("running", None)
+    assert back["version"] == asked["version"] + 1
+    assert happened(api, claim.job.id) == ["created", "claimed", "pause_requested", "pause_withdrawn"]
+
+
+def test_a_paused_job_frees_its_device_keeps_its_place_and_is_claimed_again_when_resumed(api: Api) -> None:
+    worker_id = api.worker(devices=1)
+    api.submit()
+    claim = api.claim(worker_id)
+    api.note(claim, phase="training", progress={"global_step": 30})
+    act(api, claim.job.id, "pause")
+    assert api.stop(claim) is Status.PAUSED
+    paused = api.job(claim.job.id)
+    assert (paused["status"], paused["phase"], paused["pause_requested_at"]) == ("paused", None, None)
+    assert paused["progress"]["global_step"] == 30
+    assert (paused["reason"], paused["finished_at"], paused["waiting"]) == (None, None, None)
+    other = api.submit()["id"]
+    api.finish(api.claim(worker_id))
+    assert api.job(other)["status"] == "succeeded"
+    assert act(api, claim.job.id, "resume").json()["status"] == "queued"
+    assert api.claim(worker_id).attempt == 2
+    assert happened(api, claim.job.id) == [
+        *("created", "claimed", "pause_requested", "stopped", "paused", "unpaused", "claimed")
+    ]
+
+
+def test_a_checkpoint_that_is_asked_for_shows_until_it_is_saved(api: Api, tmp_path: Path) -> None:
+    claim = api.running_job()
+    asked = act(api, claim.job.id, "checkpoints").json()
+    assert asked["checkpoint_requested_at"].endswith("Z")
+    assert act(api, claim.job.id, "checkpoints").json() == asked
+    checkpoint_id = api.checkpoint(claim, b"weights", tmp_path, kind="requested")
+    job = api.job(claim.job.id)
+    assert (job["checkpoint_requested_at"], job["status"]) == (None, "running")
+    page = api.http.get(f"/v1/jobs/{claim.job.id}/checkpoints").json()["data"]
+    assert [(one["id"], one["kind"]) for one in page] == [(checkpoint_id, "requested")]
+    assert happened(api, claim.job.id)[-2:] == ["checkpoint_requested", "checkpoint_saved"]
+
+
+def test_a_cancelled_job_keeps_where_it_stopped_as_its_last_checkpoint(api: Api, tmp_path: Path) -> None:
+    claim = api.running_job()
+    checkpoint_id = api.checkpoint(claim, b"weights", tmp_path, name="recovery-7.ckpt", kind="recovery")
+    act(api, claim.job.id, "cancel")
+    assert api.stop(claim) is Status.CANCELLED
+    last = api.http.get(f"/v1/jobs/{claim.job.id}/checkpoints/last").json()
+    assert (last["id"], last["kind"], last["is_last"]) == (checkpoint_id, "stop", True)
+    assert happened(api, claim.job.id)[-3:] == ["cancel_requested", "stopped", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("reach", "action", "status", "allowed"),
+    [
+        ((), "checkpoints", "queued", ["cancel", "pause"]),
+        (("pause",), "checkpoints", "paused", ["cancel", "resume"]),
+        (("claim", "cancel"), "pause", "running", ["cancel", "checkpoints"]),
+        (("claim", "cancel"), "resume", "running", ["cancel", "checkpoints"]),
+        *(
+            (reach, action, status, ["retry", "delete"])
+            for reach, status in ((("cancel",), "cancelled"), (("claim", "finish"), "succeeded"))
+            for action in ("pause", "resume", "checkpoints")
+        ),
+    ],
+)
+def test_an_action_that_cannot_be_is_a_conflict_that_tells_which_can(
+    any_api: Api, reach: tuple[str, ...], action: str, status: str, allowed: list[str]
+) -> None:
+    api, worker_id = any_api, any_api.worker()
     job = api.submit()
-    answer = api.http.post(f"/v1/jobs/{job['id']}/{action}")
-    assert (answer.status_code, answer.json()["code"]) == (422, "not_yet_supported")
-    assert api.http.post(f"/v1/jobs/{new_id('job')}/{action}").status_code == 404
+    for step in reach:
+        if step == "claim":
+            claim = api.claim(worker_id)
+        elif step == "finish":
+            api.finish(claim)
+        else:
+            assert act(api, job["id"], step).status_code == 202
+    before = api.job(job["id"])
+    answer = act(api, job["id"], action)
+    problem = answer.json()
+    assert (answer.status_code, answer.headers["Content-Type"]) == (409, "application/problem+json")
+    assert (problem["code"], problem["status"], problem["job_status"]) == ("invalid_transition", 409, status)
+    assert problem["allowed_actions"] == allowed
+    assert api.job(job["id"]) == before
+
+
+@pytest.mark.parametrize("action", ["cancel", "pause", "resume", "checkpoints"])
+def test_an_action_on_a_job_that_does_not_exist_is_not_found(any_api: Api, action: str) -> None:
+    answer = act(any_api, new_id("job"), action)
+    assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
 
 
 def test_a_retry_is_a_new_job_with_the_same_config(api: Api) -> None:

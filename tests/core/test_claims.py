@@ -1,17 +1,18 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from core.attempts import Attempts
+from core.attempts import Attempts, Retry
 from core.claims import CLAIM_PAGES, Claim, Claims
 from core.database import Database
 from core.jobs import Job
 from core.security import Caller
-from core.states import Status
+from core.states import ReasonCode, Status
 from core.tables import attempts, device_claims, jobs, projects
 
 Submit = Callable[..., Job]
@@ -224,3 +225,47 @@ def test_a_job_that_waits_for_long_is_claimable_only_where_a_device_is_free(
     submit()
     claim(box)
     assert not Claims(database).claimable(box, 0.0, bool)
+
+
+def test_a_job_whose_backoff_is_over_is_claimable_without_a_bell(
+    database: Database, submit: Submit, worker: Join, claim: Take
+) -> None:
+    box = worker("cpu:0")
+    for seconds, is_over in ((0.0, True), (60.0, False)):
+        job = submit()
+        taken = claim(box)
+        assert taken is not None
+        Attempts(database).lose(job.id, taken.token, ReasonCode.WORKER_LOST, "gone", Retry(seconds, 60.0))
+        assert Claims(database).claimable(box, 60.0, bool) is is_over
+        assert (claim(box) is not None) is is_over
+        for lease in Attempts(database).leases():
+            Attempts(database).finish(lease.job_id, lease.token, Status.SUCCEEDED)
+
+
+@pytest.mark.parametrize(("ahead", "waits"), [(timedelta(days=2), False), (timedelta(seconds=600), True)])
+def test_a_clock_that_was_set_back_holds_no_job_back(
+    database: Database, submit: Submit, worker: Join, claim: Take, ahead: timedelta, waits: bool
+) -> None:
+    job, box = submit(), worker("cpu:0")
+    with database.write() as connection:
+        later = database.now(connection) + ahead
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(available_at=later))
+    assert Claims(database).claimable(box, 3.0, bool) is not waits
+    assert (claim(box) is None) is waits
+
+
+def test_what_an_attempt_was_given_can_be_read_again_while_it_is_under_way(
+    database: Database, submit: Submit, worker: Join, claim: Take
+) -> None:
+    job = submit(devices=2)
+    taken = claim(worker("cpu:0", "cpu:1"))
+    assert taken is not None
+    with database.write() as connection:
+        Attempts(database).note(connection, job.id, taken.token, spool_offset=17)
+    held = Claims(database).held(job.id, 1)
+    assert held is not None
+    assert (held.token, held.devices, held.attempt, held.job.id) == (taken.token, taken.devices, 1, job.id)
+    assert (taken.spool_offset, held.spool_offset) == (0, 17)
+    assert Claims(database).held(job.id, 2) is None
+    Attempts(database).finish(job.id, taken.token, Status.SUCCEEDED)
+    assert Claims(database).held(job.id, 1) is None

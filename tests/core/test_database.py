@@ -1,12 +1,17 @@
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import func, insert, inspect, select, update
+from sqlalchemy import func, insert, inspect, select, text, update
 
+from core.attempts import Attempts, Retry
 from core.database import Database, alembic_config, downgrade, upgrade
 from core.ids import is_id, new_id
+from core.jobs import read_job
+from core.states import Status
 from core.tables import metadata, projects
 
 
@@ -23,6 +28,107 @@ def test_migrations_go_up_down_and_up_again_and_match_the_tables(database_url: s
     upgrade(database)
     assert set(inspect(database.engine).get_table_names()) == {*metadata.tables, "alembic_version"}
     database.close()
+
+
+OLD_ROWS = {
+    "projects": {"id": "p", "name": "n", "created_at": "2026-01-02 03:04:05"},
+    "jobs": {
+        "id": "j",
+        "project_id": "p",
+        "labels": "{}",
+        "subcommand": "fit",
+        "config": "{}",
+        "class_paths": "[]",
+        "accelerator": "cpu",
+        "devices": 1,
+        "priority": 0,
+        "max_seconds": 60,
+        "max_attempts": 3,
+        "status": "running",
+        "metrics": "{}",
+        "attempt": 1,
+        "attempts_spent": 1,
+        "token": "t",
+        "seconds_spent": 0,
+        "cancel_forced": False,
+        "version": 2,
+        "available_at": "2026-01-02 03:04:05",
+        "created_at": "2026-01-02 03:04:05",
+    },
+    "job_labels": {"job_id": "j", "key": "k", "value": "v"},
+    "attempts": {
+        "job_id": "j",
+        "number": 1,
+        "token": "t",
+        "worker_id": "w",
+        "worker": "box",
+        "devices": '["cpu:0"]',
+        "lease_expires_at": "2026-01-02 03:04:05",
+        "started_at": "2026-01-02 03:04:05",
+        "spool_offset": 7,
+    },
+    "device_claims": {"worker_id": "w", "device": "cpu:0", "job_id": "j", "attempt": 1},
+    "events": {"job_id": "j", "type": "created", "at": "2026-01-02 03:04:05", "data": "{}"},
+    "log_chunks": {"job_id": "j", "attempt": 1, "offset": 0, "length": 1, "data": b"x"},
+}
+"""A row of each table that hangs on a job, as the first version of the schema has them."""
+
+
+def rows_by_table(database: Database) -> dict[str, list[dict[str, Any]]]:
+    with database.read() as connection:
+        return {
+            name: [dict(row._mapping) for row in connection.execute(text(f"SELECT * FROM {name}"))] for name in OLD_ROWS
+        }
+
+
+def indexes(database: Database) -> list[str]:
+    """Each index as the database itself words it, so that one made anew in another way is seen."""
+    query = "SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    if not database.is_sqlite:
+        query = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    with database.read() as connection:
+        return sorted(connection.execute(text(query)).scalars())
+
+
+def test_a_running_job_and_all_that_hangs_on_it_survive_every_migration_both_ways(database_url: str) -> None:
+    with closing(Database(database_url)) as database:
+        upgrade(database, "0001")
+        with database.write() as connection:
+            for table, row in OLD_ROWS.items():
+                names = ", ".join(f'"{name}"' for name in row)
+                values = ", ".join(f":{name}" for name in row)
+                connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"), row)
+        before, indexed = rows_by_table(database), indexes(database)
+
+        upgrade(database)
+
+        with database.write() as connection:
+            job = read_job(connection, "j")
+        (attempt,) = job.attempts_list
+        assert (job.status, job.retry_oom, job.checkpoint_requests, job.pause_requested_at) == (
+            Status.RUNNING,
+            False,
+            0,
+            None,
+        )
+        assert (attempt.lease_seconds, attempt.renewals, attempt.ended_at, attempt.spool_offset) == (15.0, 0, None, 7)
+        assert {name: len(rows) for name, rows in rows_by_table(database).items()} == dict.fromkeys(OLD_ROWS, 1)
+        Attempts(database).renew("j", "t")
+        (lease,) = Attempts(database).leases()
+        assert Attempts(database).expire(lease, Retry(1.0, 1.0)) is Status.QUEUED
+
+        downgrade(database, "0001")
+
+        after = rows_by_table(database)
+        assert indexes(database) == indexed
+        assert set(after["jobs"][0]) == set(before["jobs"][0])
+        assert set(after["attempts"][0]) == set(before["attempts"][0])
+        assert after["jobs"][0]["status"] == "queued"
+        assert str(after["attempts"][0]["lease_expires_at"]) < "2026", "who held it has lost it"
+        assert after["job_labels"] == before["job_labels"]
+        upgrade(database)
+        with database.read() as connection:
+            assert read_job(connection, "j").status is Status.QUEUED
 
 
 def test_transactions_that_read_first_and_write_later_never_collide(database: Database) -> None:

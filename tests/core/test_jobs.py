@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from core.attempts import Attempts
+from core.attempts import Attempts, Retry
 from core.claims import Claim
 from core.database import Database
 from core.errors import Conflict, NotFound, PreconditionFailed
@@ -10,9 +10,15 @@ from core.events import Events
 from core.jobs import Job, Jobs
 from core.queue import Queue
 from core.security import Caller
-from core.states import Status
+from core.states import ReasonCode, Status
 
 Submit = Callable[..., Job]
+Join = Callable[..., str]
+Take = Callable[..., Claim]
+
+
+def types(database: Database, job_id: str) -> list[str]:
+    return [event.type for event in Events(database).after(job_id, 0, 100)]
 
 
 def test_a_new_job_is_queued_at_version_one_with_its_event(database: Database, submit: Submit) -> None:
@@ -25,8 +31,10 @@ def test_another_projects_job_looks_like_none(database: Database, submit: Submit
     job = submit()
     with pytest.raises(NotFound):
         Jobs(database).get("proj_other", job.id)
-    with pytest.raises(NotFound):
-        Jobs(database).cancel("proj_other", job.id)
+    for action in ("cancel", "pause", "resume", "request_checkpoint"):
+        with pytest.raises(NotFound):
+            getattr(Jobs(database), action)("proj_other", job.id)
+    assert Jobs(database).look_up(job.id) == job
 
 
 def test_pages_follow_each_other_newest_first_without_gap_or_double(
@@ -71,29 +79,119 @@ def test_cancelling_a_running_job_asks_its_worker_and_force_may_follow(
     asked = Jobs(database).cancel(caller.project_id, job.id)
     assert asked.status is Status.RUNNING
     assert asked.cancel_requested_at is not None
-    orders = Attempts(database).renew(job.id, taken.token, 5)
+    orders = Attempts(database).renew(job.id, taken.token)
     assert (orders.cancel, orders.force) == (True, False)
     forced = Jobs(database).cancel(caller.project_id, job.id, force=True)
     assert forced.cancel_requested_at == asked.cancel_requested_at
     assert Attempts(database).orders(job.id, taken.token).force
 
 
-@pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED])
-def test_a_job_that_has_ended_cannot_be_cancelled(
-    database: Database,
-    caller: Caller,
-    submit: Submit,
-    worker: Callable[..., str],
-    claim: Callable[..., Claim],
-    status: Status,
+@pytest.mark.parametrize("action", ["cancel", "pause", "resume", "request_checkpoint"])
+@pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.CANCELLED])
+def test_of_a_job_that_has_ended_nothing_can_be_asked(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take, status: Status, action: str
 ) -> None:
     job = submit()
     taken = claim(worker("cpu:0"))
     Attempts(database).finish(job.id, taken.token, status, {"code": "user_error", "message": "m"})
+    ended = Jobs(database).get(caller.project_id, job.id)
+    if (action, status) == ("cancel", Status.CANCELLED):
+        assert Jobs(database).cancel(caller.project_id, job.id) == ended
+        return
     with pytest.raises(Conflict) as refused:
-        Jobs(database).cancel(caller.project_id, job.id)
+        getattr(Jobs(database), action)(caller.project_id, job.id)
     assert refused.value.code == "invalid_transition"
     assert refused.value.extra == {"status": str(status), "allowed_actions": ["retry", "delete"]}
+    assert Jobs(database).get(caller.project_id, job.id) == ended
+
+
+def test_a_queued_job_is_paused_at_once_and_resumed_into_the_queue(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take
+) -> None:
+    job, store = submit(), Jobs(database)
+    paused = store.pause(caller.project_id, job.id)
+    assert (paused.status, paused.pause_requested_at) == (Status.PAUSED, None)
+    assert store.pause(caller.project_id, job.id) == paused, "asking again changes nothing"
+    assert claim(worker("cpu:0")) is None
+    resumed = store.resume(caller.project_id, job.id)
+    assert resumed.status is Status.QUEUED
+    assert store.resume(caller.project_id, job.id) == resumed
+    assert job.version < paused.version < resumed.version
+    assert types(database, job.id) == ["created", "paused", "unpaused"]
+    assert claim(worker("cpu:0")) is not None
+
+
+def test_pausing_a_running_job_is_a_request_that_can_be_taken_back(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take
+) -> None:
+    submit()
+    taken, store = claim(worker("cpu:0")), Jobs(database)
+    asked = store.pause(caller.project_id, taken.job.id)
+    assert asked.status is Status.RUNNING
+    assert asked.pause_requested_at is not None
+    assert store.pause(caller.project_id, taken.job.id) == asked
+    back = store.resume(caller.project_id, taken.job.id)
+    assert (back.status, back.pause_requested_at) == (Status.RUNNING, None)
+    assert store.resume(caller.project_id, taken.job.id) == back, "there is nothing left to take back"
+    assert taken.job.version < asked.version < back.version
+    assert types(database, taken.job.id) == ["created", "claimed", "pause_requested", "pause_withdrawn"]
+
+
+def test_a_paused_job_that_is_resumed_waits_for_no_backoff(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take
+) -> None:
+    submit()
+    taken, store = claim(worker("cpu:0")), Jobs(database)
+    Attempts(database).lose(taken.job.id, taken.token, ReasonCode.WORKER_LOST, "gone", Retry(600.0, 600.0))
+    assert claim(worker("cpu:0")) is None
+    store.pause(caller.project_id, taken.job.id)
+    store.resume(caller.project_id, taken.job.id)
+    assert claim(worker("cpu:0")) is not None
+
+
+def test_a_job_that_is_to_be_cancelled_is_neither_paused_nor_resumed(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take
+) -> None:
+    submit()
+    taken, store = claim(worker("cpu:0")), Jobs(database)
+    store.pause(caller.project_id, taken.job.id)
+    asked = store.cancel(caller.project_id, taken.job.id)
+    assert asked.pause_requested_at is not None
+    for action in (store.pause, store.resume):
+        with pytest.raises(Conflict, match="running and to be cancelled") as refused:
+            action(caller.project_id, taken.job.id)
+        assert refused.value.extra == {"status": "running", "allowed_actions": ["cancel", "checkpoints"]}
+    assert store.get(caller.project_id, taken.job.id) == asked
+
+
+def test_a_paused_job_is_cancelled_at_once(database: Database, caller: Caller, submit: Submit) -> None:
+    job, store = submit(), Jobs(database)
+    store.pause(caller.project_id, job.id)
+    ended = store.cancel(caller.project_id, job.id)
+    assert ended.status is Status.CANCELLED
+    assert ended.reason == {"code": "cancelled_by_user", "message": "cancelled while it waited to run"}
+    assert types(database, job.id) == ["created", "paused", "cancelled"]
+
+
+def test_a_checkpoint_is_asked_for_once_until_it_is_there(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take
+) -> None:
+    submit()
+    taken, store = claim(worker("cpu:0")), Jobs(database)
+    asked = store.request_checkpoint(caller.project_id, taken.job.id)
+    assert asked.checkpoint_requested_at is not None
+    assert (asked.checkpoint_requests, asked.version) == (1, taken.job.version + 1)
+    assert store.request_checkpoint(caller.project_id, taken.job.id) == asked
+    assert types(database, taken.job.id) == ["created", "claimed", "checkpoint_requested"]
+
+
+def test_only_a_running_job_saves_a_checkpoint(database: Database, caller: Caller, submit: Submit) -> None:
+    job, store = submit(), Jobs(database)
+    for status, allowed in (("queued", ["cancel", "pause"]), ("paused", ["cancel", "resume"])):
+        with pytest.raises(Conflict) as refused:
+            store.request_checkpoint(caller.project_id, job.id)
+        assert refused.value.extra == {"status": status, "allowed_actions": allowed}
+        store.pause(caller.project_id, job.id)
 
 
 def test_a_patch_needs_the_newest_version_and_changes_labels_for_filters_too(

@@ -1,44 +1,135 @@
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from core import reaper as module
 from core.attempts import Attempts, Retry
 from core.claims import Claim
 from core.database import Database
 from core.jobs import Job
 from core.reaper import Reaper
 from core.states import Status
-from tests.waiting import wait_until
 
 Submit = Callable[..., Job]
 Join = Callable[..., str]
 Take = Callable[..., Claim | None]
 
 NOW = Retry(0.0001, 1.0)
+LEASE_SECONDS = 15.0
 
 
-def test_leases_expire_only_once_the_database_has_been_there_for_as_long_as_a_lease_lasts(
-    database: Database, submit: Submit, worker: Join, claim: Take
+@dataclass
+class Clock:
+    """This process's monotonic clock, which a test moves."""
+
+    seconds: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
+    return made
+
+
+@pytest.fixture
+def taken(submit: Submit, worker: Join, claim: Take) -> Claim:
+    """A job that a worker holds."""
+    submit()
+    found = claim(worker("cpu:0"), lease_seconds=LEASE_SECONDS)
+    assert found is not None
+    return found
+
+
+def watch(reaper: Reaper, clock: Clock, seconds: float, every: float = 1.0) -> list[tuple[str, Status]]:
+    """Look as often as a process does, for so long; returns all that was moved."""
+    moved: list[tuple[str, Status]] = []
+    for _ in range(round(seconds / every)):
+        clock.seconds += every
+        moved += reaper.look()
+    return moved
+
+
+def test_a_lease_expires_once_it_was_not_renewed_for_as_long_as_it_lasts(
+    database: Database, taken: Claim, clock: Clock
 ) -> None:
-    job = submit()
-    claim(worker("cpu:0"), lease_seconds=-1)
-    assert Reaper(Attempts(database), NOW, lease_seconds=60.0).look() == []
-    steady = Reaper(Attempts(database), NOW, lease_seconds=0.05)
-    assert steady.look() == []
-    assert wait_until(steady.look, what="the lease expires") == [(job.id, Status.QUEUED)]
+    reaper = Reaper(Attempts(database), NOW)
+    assert reaper.look() == []
+    assert watch(reaper, clock, LEASE_SECONDS) == []
+    assert watch(reaper, clock, 1.0) == [(taken.job.id, Status.QUEUED)]
+    assert watch(reaper, clock, 60.0) == []
 
 
-def test_after_an_outage_workers_have_the_time_of_a_lease_to_renew(
-    database: Database, submit: Submit, worker: Join, claim: Take, tmp_path: Path
+def test_a_lease_that_is_renewed_never_expires(database: Database, taken: Claim, clock: Clock) -> None:
+    reaper = Reaper(Attempts(database), NOW)
+    for _ in range(5):
+        Attempts(database).renew(taken.job.id, taken.token)
+        assert watch(reaper, clock, LEASE_SECONDS - 1) == []
+    assert watch(reaper, clock, 3.0) == [(taken.job.id, Status.QUEUED)]
+
+
+@pytest.mark.parametrize("lasted", [LEASE_SECONDS / 2 + 1, 3600.0])
+def test_a_process_that_stood_still_waits_anew(database: Database, taken: Claim, clock: Clock, lasted: float) -> None:
+    reaper = Reaper(Attempts(database), NOW)
+    assert watch(reaper, clock, LEASE_SECONDS) == []
+    clock.seconds += lasted
+    assert reaper.look() == [], "nothing was seen meanwhile: its worker may have stood still with it"
+    assert watch(reaper, clock, LEASE_SECONDS) == []
+    assert watch(reaper, clock, 1.0) == [(taken.job.id, Status.QUEUED)]
+
+
+def test_a_process_that_met_an_outage_waits_anew(
+    database: Database, taken: Claim, clock: Clock, tmp_path: Path
 ) -> None:
-    away = Database(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}")
-    reaper = Reaper(Attempts(away), NOW, lease_seconds=0.0)
+    back, away = Attempts(database), Attempts(Database(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}"))
+    reaper = Reaper(back, NOW)
+    assert watch(reaper, clock, LEASE_SECONDS) == []
+    reaper._attempts = away
+    clock.seconds += 1.0
     with pytest.raises(SQLAlchemyError):
         reaper.look()
-    submit()
-    claim(worker("cpu:0"), lease_seconds=-1)
-    back = Reaper(Attempts(database), NOW, lease_seconds=3600.0)
-    back.look()
-    assert back.look() == []
+    reaper._attempts = back
+    assert watch(reaper, clock, LEASE_SECONDS + 1) == [], "for as long as a lease lasts after the first look"
+    assert watch(reaper, clock, 1.0) == [(taken.job.id, Status.QUEUED)]
+
+
+def test_a_process_that_looks_as_rarely_as_its_leases_last_still_expires_them(
+    database: Database, taken: Claim, clock: Clock
+) -> None:
+    reaper = Reaper(Attempts(database), NOW)
+    moved = watch(reaper, clock, 5 * LEASE_SECONDS, every=LEASE_SECONDS)
+    assert moved == [(taken.job.id, Status.QUEUED)]
+
+
+def test_each_lease_lasts_as_long_as_its_worker_said(
+    database: Database, taken: Claim, submit: Submit, worker: Join, claim: Take, clock: Clock
+) -> None:
+    short = submit()
+    assert claim(worker("cpu:0"), lease_seconds=3.0) is not None
+    reaper = Reaper(Attempts(database), NOW)
+    assert watch(reaper, clock, LEASE_SECONDS) == [(short.id, Status.QUEUED)]
+    assert watch(reaper, clock, 2.0) == [(taken.job.id, Status.QUEUED)]
+
+
+@pytest.mark.parametrize("step", [timedelta(days=-2), timedelta(days=2)])
+def test_no_step_of_the_databases_clock_expires_a_lease_or_keeps_it(
+    database: Database, taken: Claim, clock: Clock, monkeypatch: pytest.MonkeyPatch, step: timedelta
+) -> None:
+    reaper, true_now = Reaper(Attempts(database), NOW), Database.now
+    assert watch(reaper, clock, LEASE_SECONDS - 2) == []
+
+    def stepped(self: Database, connection: Connection) -> datetime:
+        return true_now(self, connection) + step
+
+    monkeypatch.setattr(Database, "now", stepped)
+    Attempts(database).renew(taken.job.id, taken.token)
+    assert watch(reaper, clock, LEASE_SECONDS) == []
+    assert watch(reaper, clock, 2.0) == [(taken.job.id, Status.QUEUED)]

@@ -31,6 +31,9 @@ def test_every_setting_says_what_it_is_for() -> None:
         ("BODY_MAX_BYTES", "-1"),
         ("LOG_LEVEL", "loud"),
         ("PAGE_MAX_ROWS", "201"),
+        ("DATA_SEEDING", "worker"),
+        ("RETRY_BACKOFF_MAX_SECONDS", "601"),
+        ("RETRY_BACKOFF_SECONDS", "601"),
     ],
 )
 def test_a_value_outside_its_limit_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

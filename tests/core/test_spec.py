@@ -23,7 +23,7 @@ def test_a_spec_is_read_with_its_fields() -> None:
             "labels": {"team": "vision"},
             "subcommand": "fit",
             "priority": -3,
-            "limits": {"max_seconds": 86400, "max_attempts": 5, "max_memory_bytes": None},
+            "limits": {"max_seconds": 86400, "max_attempts": 5, "max_memory_bytes": None, "retry_oom": True},
             "bundle": None,
             "config": CONFIG,
         }
@@ -34,7 +34,7 @@ def test_a_spec_is_read_with_its_fields() -> None:
         name="digits-cnn",
         labels={"team": "vision"},
         priority=-3,
-        limits=Limits(86400, 5),
+        limits=Limits(86400, 5, retry_oom=True),
     )
 
 
@@ -115,6 +115,7 @@ def test_faults_of_the_spec_and_of_its_config_come_together() -> None:
         ("limits", {"max_attempts": 101}, "/limits/max_attempts", "out_of_range"),
         ("limits", {"max_attempts": 0}, "/limits/max_attempts", "out_of_range"),
         ("limits", {"max_memory_bytes": -1}, "/limits/max_memory_bytes", "out_of_range"),
+        ("limits", {"retry_oom": 1}, "/limits/retry_oom", "wrong_type"),
         ("limits", {"max_second": 1}, "/limits/max_second", "unknown_field"),
         ("bundle", "bun_1", "/bundle", "not_yet_supported"),
         ("webhook", {"url": "x"}, "/webhook", "not_yet_supported"),
@@ -190,8 +191,8 @@ def test_a_hint_names_the_field_that_was_meant() -> None:
 
 def test_the_fields_of_a_change_are_checked_as_those_of_a_spec() -> None:
     allowed = ("name", "labels", "priority", "limits")
-    values, found = read_fields({"priority": 7, "limits": {"max_attempts": 2}}, allowed)
-    assert values == {"priority": 7, "limits": Limits(max_attempts=2)}
+    values, found = read_fields({"priority": 7, "limits": {"max_attempts": 2, "retry_oom": False}}, allowed)
+    assert values == {"priority": 7, "limits": Limits(max_attempts=2, retry_oom=False)}
     assert found == []
     _, found = read_fields({"priority": 700, "config": {}}, allowed)
     assert [(fault.pointer, fault.code) for fault in found] == [

@@ -16,3 +16,7 @@ def test_every_status_can_be_reached_and_left_unless_final() -> None:
         assert sources(status), f"nothing leads to {status}"
         assert bool(TRANSITIONS[status]) == (status not in FINAL)
         assert ("cancel" in allowed_actions(status)) == (status not in FINAL)
+        assert ("delete" in allowed_actions(status)) == (status in FINAL)
+        assert ("pause" in allowed_actions(status)) == (Status.PAUSED in TRANSITIONS[status])
+        assert ("checkpoints" in allowed_actions(status)) == (status is Status.RUNNING)
+        assert ("resume" in allowed_actions(status)) == (status is Status.PAUSED)
