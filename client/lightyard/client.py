@@ -164,6 +164,21 @@ class Client:
         params = {"force": "true"} if force else None
         return _job(self._transport.request("POST", _path("jobs", job_id, "cancel"), params=params))
 
+    def pause(self, job_id: str) -> Job:
+        """Ask a job to leave its devices: it stops between two steps, saved, or leaves the queue. Twice is harmless."""
+        return _job(self._transport.request("POST", _path("jobs", job_id, "pause")))
+
+    def resume(self, job_id: str) -> Job:
+        """Put a paused job back into the queue, to go on where it stopped, or take a request to pause back."""
+        return _job(self._transport.request("POST", _path("jobs", job_id, "resume")))
+
+    def request_checkpoint(self, job_id: str) -> Job:
+        """Ask a running job to save a checkpoint now, between two steps; it goes on afterwards.
+
+        `checkpoint_requested_at` is set until it has; then `checkpoints` has it, of kind `requested`.
+        """
+        return _job(self._transport.request("POST", _path("jobs", job_id, "checkpoints")))
+
     # What a job tells
 
     def events(self, job_id: str) -> Iterator[Event]:

@@ -35,7 +35,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run of a job on a worker; `resume` is exact, epoch or restart."""
+    """One run of a job on a worker; `resume` is exact, epoch or restart. `outcome` says how it ended, None: it runs."""
 
     number: int
     worker: str | None
@@ -90,6 +90,8 @@ class Job:
     started_at: datetime | None
     finished_at: datetime | None
     cancel_requested_at: datetime | None
+    pause_requested_at: datetime | None
+    checkpoint_requested_at: datetime | None
     etag: str | None = None
     replayed: bool = False
     raw: Raw = field(repr=False, compare=False, default_factory=dict)
@@ -138,6 +140,8 @@ class Job:
             started_at=instant(raw.get("started_at")),
             finished_at=instant(raw.get("finished_at")),
             cancel_requested_at=instant(raw.get("cancel_requested_at")),
+            pause_requested_at=instant(raw.get("pause_requested_at")),
+            checkpoint_requested_at=instant(raw.get("checkpoint_requested_at")),
             etag=etag,
             replayed=replayed,
             raw=raw,

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightyard.errors import Fault
-from lightyard.records import Checkpoint, Event, Job, Metric, Reason, Series
+from lightyard.records import Attempt, Checkpoint, Event, Job, Metric, Reason, Series
 
 STATUS_STYLES = {
     "queued": "yellow", "running": "cyan", "paused": "magenta",
@@ -91,11 +91,16 @@ def job_line(job: Job) -> str:
 
 
 def waiting(job: Job) -> list[str]:
-    """What a queued job waits for, if it says, and a request to stop that has not been met yet."""
+    """What a queued job waits for, if it says, and the requests that have not been met yet."""
     told = job.raw.get("waiting")
     words = []
-    if not job.ended and job.cancel_requested_at:
-        words.append("cancel requested")
+    if not job.ended:
+        requests = {
+            "cancel": job.cancel_requested_at,
+            "pause": job.pause_requested_at,
+            "checkpoint": job.checkpoint_requested_at,
+        }
+        words += [f"{name} requested" for name, at in requests.items() if at]
     if job.status == "queued" and isinstance(told, Mapping):
         place = f"position {told['position']}" if told.get("position") is not None else ""
         words.append(": ".join(part for part in (place, str(told.get("reason") or "")) if part))
@@ -128,7 +133,7 @@ def job_panel(job: Job) -> RenderableType:
 def job_details(job: Job) -> Table:
     """A job's fields, one a row."""
     progress = job.progress
-    attempts = "; ".join(f"{one.number}: {one.outcome or 'running'} on {one.worker or '–'}" for one in job.attempts)
+    attempts = "; ".join(map(_attempt, job.attempts))
     fields: dict[str, object] = {
         "id": job.id,
         "name": job.name,
@@ -245,6 +250,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
     return made
+
+
+def _attempt(attempt: Attempt) -> str:
+    told = f"{attempt.number}: {attempt.outcome or 'running'} on {attempt.worker or '–'}"
+    if attempt.resume is None:
+        return told
+    return f"{told} ({attempt.resume}, {attempt.steps_lost or 0} steps again)"
 
 
 def _device(device: Mapping[str, Any]) -> str:

@@ -19,6 +19,12 @@ from typer.testing import CliRunner, Result
 from lightyard import Client, Retry
 
 KEY = "ly_test"
+ASKED = {
+    "pause": {"pause_requested_at": "2026-01-02T03:04:05Z"},
+    "resume": {"pause_requested_at": None, "status": "queued"},
+    "checkpoints": {"checkpoint_requested_at": "2026-01-02T03:04:06Z"},
+}
+"""What an action changes in a job."""
 
 
 @dataclass
@@ -127,14 +133,17 @@ def handler_of(yard: Yard) -> type[BaseHTTPRequestHandler]:
                 return self.page(request)
             if found := re.fullmatch(r"/(?:v1/checkpoints|store)/(\w+)(?:/content)?", path):
                 return self.content(found[1], stored=path.startswith("/store/"))
-            if path in yard.documents:
+            if self.command != "POST" and path in yard.documents:
                 return self.json(200, yard.documents[path])
-            found = re.fullmatch(r"/v1/jobs/(\w+)(?:/(cancel|logs))?", path)
+            found = re.fullmatch(r"/v1/jobs/(\w+)(?:/(cancel|pause|resume|checkpoints|logs))?", path)
             if not found or found[1] not in yard.jobs:
                 return self.problem(404, "not_found", f"There is no {path} here.")
             if found[2] == "cancel":
                 yard.change(found[1], status="cancelled", force=request.query.get("force"))
                 return self.json(202, yard.jobs[found[1]])
+            if self.command == "POST" and found[2] in ASKED:
+                yard.change(found[1], **ASKED[found[2]])
+                return self.json(202, yard.jobs[found[1]], {"ETag": self.etag(found[1])})
             if found[2] == "logs":
                 return self.log(found[1], request)
             return self.job(found[1], request)

@@ -5,7 +5,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from typer.testing import Result
 
 from lightyard.config import config_path
+from tests.waiting import wait_until
 
 KEY = "ly_test"
 Run = Callable[..., Result]
@@ -39,6 +39,16 @@ def json_lines(result: Result) -> list[Any]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+def change_once_seen(yard: Any, job_id: str, **fields: Any) -> None:
+    """Change a job as soon as somebody has read it."""
+
+    def change() -> None:
+        wait_until(lambda: yard.seen("GET", f"/v1/jobs/{job_id}"), what=f"{job_id} is read", deadline_seconds=20)
+        yard.change(job_id, **fields)
+
+    threading.Thread(target=change).start()
+
+
 def test_submit_prints_the_id_alone(lightyard: Run, yard: Any, file: str) -> None:
     result = lightyard("submit", file)
 
@@ -50,7 +60,7 @@ def test_submit_prints_the_id_alone(lightyard: Run, yard: Any, file: str) -> Non
 def test_submit_takes_options_and_overrides_in_any_order(lightyard: Run, yard: Any, file: str) -> None:
     result = lightyard(
         "submit", file, "trainer.max_epochs=3", "--name", "a", "--label", "team=vision", "--label", "x=", "--priority",
-        "-5", "--max-seconds", "60", "--max-attempts", "2", "model.init_args.lr=1e-3",
+        "-5", "--max-seconds", "60", "--max-attempts", "2", "--retry-oom", "model.init_args.lr=1e-3",
     )  # fmt: skip
 
     assert result.exit_code == 0
@@ -59,7 +69,7 @@ def test_submit_takes_options_and_overrides_in_any_order(lightyard: Run, yard: A
         "name": "a",
         "labels": {"team": "vision", "x": ""},
         "priority": -5,
-        "limits": {"max_seconds": 60.0, "max_attempts": 2},
+        "limits": {"max_seconds": 60.0, "max_attempts": 2, "retry_oom": True},
     }
 
 
@@ -185,7 +195,7 @@ def test_a_service_that_fails_is_6(lightyard: Run, yard: Any) -> None:
 def test_watch_ends_with_the_job_and_its_exit_code(lightyard: Run, yard: Any, status: str, code: int) -> None:
     reason = {"code": "user_error", "message": "It raised.", "traceback": "Traceback …\nValueError: [red]x"}
     job_id = yard.add_job(status="running", phase="training", progress={"epoch": 0, "global_step": 3, "max_steps": 9})
-    threading.Timer(0.3, yard.change, [job_id], {"status": status, "reason": reason if code == 1 else None}).start()
+    change_once_seen(yard, job_id, status=status, reason=reason if code == 1 else None)
 
     result = lightyard("watch", job_id)
 
@@ -199,7 +209,7 @@ def test_watch_ends_with_the_job_and_its_exit_code(lightyard: Run, yard: Any, st
 
 def test_watch_as_json_is_a_line_for_each_change(lightyard: Run, yard: Any) -> None:
     job_id = yard.add_job()
-    threading.Timer(0.3, yard.change, [job_id], {"status": "succeeded"}).start()
+    change_once_seen(yard, job_id, status="succeeded")
 
     result = lightyard("watch", job_id, "--json")
 
@@ -207,13 +217,7 @@ def test_watch_as_json_is_a_line_for_each_change(lightyard: Run, yard: Any) -> N
 
 
 def test_submit_and_follow_end_with_the_job(lightyard: Run, yard: Any, file: str) -> None:
-    def fail_when_there() -> None:
-        deadline = time.monotonic() + 20
-        while not yard.seen("GET", "/v1/jobs/job_0001"):
-            assert time.monotonic() < deadline
-        yard.change("job_0001", status="failed")
-
-    threading.Thread(target=fail_when_there).start()
+    change_once_seen(yard, "job_0001", status="failed")
 
     result = lightyard("submit", file, "--follow", "--json")
 
@@ -377,6 +381,41 @@ def test_cancelling_what_cannot_be_is_3(lightyard: Run, yard: Any) -> None:
     assert one_document(result)["error"]["code"] == "invalid_transition"
 
 
+@pytest.mark.parametrize(
+    ("command", "path", "shown"),
+    [
+        ("pause", "pause", "running/training  pause requested"),
+        ("resume", "resume", "queued/training"),
+        ("checkpoint", "checkpoints", "running/training  checkpoint requested"),
+    ],
+)
+def test_a_job_is_asked_for_something_and_shown_as_it_answers(
+    lightyard: Run, yard: Any, command: str, path: str, shown: str
+) -> None:
+    job_id = yard.add_job(status="running", phase="training")
+
+    result = lightyard(command, job_id)
+
+    assert (result.exit_code, result.stdout) == (0, f"{job_id}  {shown}\n")
+    assert [one.query for one in yard.seen("POST", f"/v1/jobs/{job_id}/{path}")] == [{}]
+    assert one_document(lightyard(command, job_id, "--json")) == yard.jobs[job_id]
+    assert lightyard(command, "job_9").exit_code == 4
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "checkpoint"])
+def test_what_a_job_cannot_do_now_is_3_with_the_services_words(lightyard: Run, yard: Any, command: str) -> None:
+    problem = {"code": "invalid_transition", "detail": "job_1 is failed: it cannot pause.", "status": 409}
+    yard.mishaps = [(409, {}, json.dumps(problem | {"job_status": "failed", "allowed_actions": ["retry"]}))] * 2
+    job_id = yard.add_job(status="failed")
+
+    told, as_json = lightyard(command, job_id), lightyard(command, job_id, "--json")
+
+    assert (told.exit_code, told.stdout) == (3, "")
+    assert "it cannot pause" in told.stderr
+    assert as_json.exit_code == 3
+    assert one_document(as_json)["error"]["allowed_actions"] == ["retry"]
+
+
 def test_workers_and_catalogue_are_shown(lightyard: Run, yard: Any) -> None:
     worker = {
         "id": "worker_1", "name": "host", "status": "online",
@@ -446,7 +485,7 @@ def test_the_help_and_the_manual_tell_of_every_command_and_exit_code(lightyard: 
     shown = lightyard("--help").stdout
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
 
-    assert len(names) == 15
+    assert len(names) == 18
     for name in names:
         assert f" {name} " in shown
         assert f"`lightyard {name}" in manual

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,22 @@ def test_a_job_is_watched_through_an_absence_of_the_service(client: Client, yard
 def test_waiting_for_an_ended_job_is_one_request(client: Client, yard: Any) -> None:
     assert client.wait(yard.add_job(status="cancelled")).status == "cancelled"
     assert len(yard.requests) == 1
+
+
+def test_pausing_resuming_and_saving_answer_with_the_job_and_what_is_asked_of_it(client: Client, yard: Any) -> None:
+    job_id = yard.add_job(status="running")
+
+    paused = client.pause(job_id)
+    saving = client.request_checkpoint(job_id)
+    resumed = client.resume(job_id)
+
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert (paused.pause_requested_at, paused.checkpoint_requested_at) == (at, None)
+    assert saving.checkpoint_requested_at == at.replace(second=6)
+    assert (resumed.status, resumed.pause_requested_at) == ("queued", None)
+    assert len({paused.etag, saving.etag, resumed.etag}) == 3
+    for action in ("pause", "checkpoints", "resume"):
+        assert len(yard.seen("POST", f"/v1/jobs/{job_id}/{action}")) == 1
 
 
 def test_cancel_answers_with_the_job(client: Client, yard: Any) -> None:

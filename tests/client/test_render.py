@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from lightyard.records import Job
-from lightyard.render import duration, job_line, job_panel, plain, size, sparkline
+from lightyard.render import duration, job_details, job_line, job_panel, plain, size, sparkline
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,24 @@ def test_a_running_job_shows_its_bar_rate_and_metrics() -> None:
     for words in ("[red]digits", "training", "50%", "step 30/60", "12 steps/s", "eta 1:30", "loss=0.25", "━"):
         assert words in shown
     assert job_line(job).startswith("job_1  running/training  epoch 1  step 30/60  12 steps/s")
+
+
+def test_a_job_tells_of_each_attempt_how_it_ended_and_how_exactly_it_went_on() -> None:
+    job = Job.from_raw({
+        "id": "job_1", "status": "running",
+        "attempts": [
+            {"number": 1, "worker": "a", "outcome": "worker_lost", "resume": None, "steps_lost": None},
+            {"number": 2, "worker": "b", "outcome": None, "resume": "exact", "steps_lost": 7},
+        ],
+    })  # fmt: skip
+    console = Console(file=io.StringIO(), width=200)
+    console.print(job_details(job))
+    shown = console.file.getvalue()
+    assert "1: worker_lost on a; 2: running on b (exact, 7 steps again)" in shown
+
+
+def test_what_is_asked_of_a_job_shows_until_it_has_ended() -> None:
+    asked = {f"{what}_requested_at": "2026-01-02T03:04:05Z" for what in ("cancel", "pause", "checkpoint")}
+    line = job_line(Job.from_raw({"id": "job_1", "status": "running", **asked}))
+    assert line.split("  ")[2:] == ["cancel requested", "pause requested", "checkpoint requested"]
+    assert "requested" not in job_line(Job.from_raw({"id": "job_1", "status": "cancelled", **asked}))

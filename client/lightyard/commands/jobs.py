@@ -1,10 +1,12 @@
-"""Looking at jobs, and stopping one."""
+"""Looking at jobs, and asking something of one."""
 
+from collections.abc import Callable
 from itertools import islice
 from typing import Annotated
 
 import typer
 
+from lightyard.client import Client
 from lightyard.commands.following import detachable
 from lightyard.commands.session import (
     AsJson,
@@ -16,6 +18,7 @@ from lightyard.commands.session import (
     pairs,
     rows_document,
 )
+from lightyard.records import Job
 from lightyard.render import (
     event_line,
     figure,
@@ -120,3 +123,25 @@ def cancel(
         screen.document(dict(job.raw)) if as_json else screen.show(job_line(job))
         if wait and job.status != "cancelled":
             raise exit_as(job)
+
+
+def pause(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Take a job off its devices, or out of the queue; it is saved first, and goes on when it is resumed."""
+    _ask(context, Client.pause, job_id, as_json)
+
+
+def resume(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Put a paused job back into the queue, to go on where it stopped; or take a request to pause back."""
+    _ask(context, Client.resume, job_id, as_json)
+
+
+def checkpoint(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Have a running job save a checkpoint now, between two steps; it goes on afterwards."""
+    _ask(context, Client.request_checkpoint, job_id, as_json)
+
+
+def _ask(context: typer.Context, verb: Callable[[Client, str], Job], job_id: str, as_json: bool) -> None:
+    screen = Screen(as_json)
+    with connected(context, screen) as client:
+        job = verb(client, job_id)
+        screen.document(dict(job.raw)) if as_json else screen.show(job_line(job))

@@ -33,6 +33,7 @@ def submit(
     priority: Annotated[int | None, typer.Option(help="-100 to 100, higher first.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Longest running time, in seconds.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Most attempts when workers are lost.")] = None,
+    retry_oom: Annotated[bool, typer.Option("--retry-oom", help="Try again what ran out of memory, too.")] = False,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Name this submission: repeated with the same key, it makes one job.")
     ] = None,
@@ -41,7 +42,7 @@ def submit(
     """Submit a job, and print its id."""
     screen = Screen(as_json)
     key = idempotency_key or uuid.uuid4().hex
-    limits = {"max_seconds": max_seconds, "max_attempts": max_attempts}
+    limits = {"max_seconds": max_seconds, "max_attempts": max_attempts, "retry_oom": retry_oom or None}
     with connected(context, screen) as client:
         try:
             job = client.submit(
