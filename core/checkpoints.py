@@ -9,8 +9,9 @@ from sqlalchemy import Row, Select, delete, insert, select, update
 
 from core import events
 from core.database import Database
-from core.errors import Conflict, NotFound
-from core.jobs import touch
+from core.errors import Conflict, NotFound, Unavailable
+from core.jobs import NEWEST_CHECKPOINT, touch
+from core.states import CheckpointKind
 from core.storage import Store
 from core.tables import artifacts, checkpoints, jobs
 
@@ -60,18 +61,25 @@ class Checkpoints:
     def publish(self, token: str, new: Checkpoint) -> Sequence[Checkpoint]:
         """Make an uploaded file visible, under the attempt's token; `new.is_best` and `new.is_last` say its part.
 
-        Returns the checkpoints of the same name, which it takes the place of and which are now to be forgotten.
-        Raises `LeaseLost`.
+        Returns the checkpoints of the same name, which it takes the place of and which are now to be forgotten. May be
+        repeated, for the answer of a commit can get lost on its way. Raises `LeaseLost`.
         """
         with self._database.write() as connection:
             pointers: dict[str, Any] = {"last_checkpoint_id": new.id} if new.is_last else {}
+            if new.kind == CheckpointKind.REQUESTED:
+                pointers["checkpoint_requested_at"] = None
             if new.is_best:
                 pointers["best_checkpoint_id"] = new.id
             touch(connection, new.job_id, token=token, **pointers)
             same = select(checkpoints).where(
-                checkpoints.c.job_id == new.job_id, checkpoints.c.name == new.name, checkpoints.c.pinned.is_(False)
+                checkpoints.c.job_id == new.job_id,
+                checkpoints.c.name == new.name,
+                checkpoints.c.pinned.is_(False),
+                checkpoints.c.id != new.id,
             )
             replaced = [Checkpoint(**row._mapping) for row in connection.execute(same)]
+            if connection.execute(select(checkpoints.c.id).where(checkpoints.c.id == new.id)).first() is not None:
+                return replaced
             connection.execute(
                 insert(checkpoints).values(
                     id=new.id,
@@ -113,9 +121,9 @@ class Checkpoints:
         return self._all(select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.name == name))
 
     def of_kind(self, job_id: str, kind: str) -> Sequence[Checkpoint]:
-        """The checkpoints of a job that are of a kind, newest first."""
+        """The checkpoints of a job that are of a kind, newest first: by attempt and step, whatever the clocks said."""
         query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.kind == kind)
-        return self._all(query.order_by(checkpoints.c.id.desc()))
+        return self._all(query.order_by(*NEWEST_CHECKPOINT))
 
     def page(
         self, project_id: str, job_id: str, *, after_id: str | None = None, limit: int = 20
@@ -142,9 +150,16 @@ class Checkpoints:
         return self.get(project_id, checkpoint_id)
 
     def delete(self, project_id: str, checkpoint_id: str, store: Store) -> None:
-        """Delete a checkpoint: the file first, the row last. Raises `Conflict` for a pinned one."""
+        """Delete a checkpoint: the file first, the row last.
+
+        Raises `Conflict` for a pinned one, and `Unavailable` when the store is away.
+        """
         checkpoint = self.get(project_id, checkpoint_id)
-        if checkpoint.pinned or not self.forget(checkpoint, store):
+        try:
+            gone = not checkpoint.pinned and self.forget(checkpoint, store)
+        except OSError as error:
+            raise Unavailable("The store of checkpoints is away: try again later.", code="store_unavailable") from error
+        if not gone:
             raise Conflict(f"{checkpoint_id} is pinned: unpin it first.", code="checkpoint_pinned")
 
     def forget(self, checkpoint: Checkpoint, store: Store, *, token: str | None = None) -> bool:
@@ -153,6 +168,7 @@ class Checkpoints:
         One that is pinned by now stays. An attempt says its token: what another attempt has published since is not
         its to remove. Raises `LeaseLost`, and `OSError` when the file cannot be removed; the row stays then.
         """
+        store.check()  # before the transaction: a store that hangs must not hold a lock of the database meanwhile
         with self._database.write() as connection:
             # The job's row first, as in every transaction that takes both: so none deadlocks, and no pin slips between.
             if token is None:
@@ -186,10 +202,12 @@ class Artifacts:
     def publish(self, token: str, new: Artifact) -> Sequence[Artifact]:
         """Make an uploaded file visible under its name; returns what it replaced, whose files are now nobody's.
 
-        Raises `LeaseLost`.
+        May be repeated, for the answer of a commit can get lost on its way. Raises `LeaseLost`.
         """
         with self._database.write() as connection:
             touch(connection, new.job_id, token=token)
+            if connection.execute(select(artifacts.c.id).where(artifacts.c.id == new.id)).first() is not None:
+                return []
             same = (artifacts.c.job_id == new.job_id) & (artifacts.c.name == new.name)
             replaced = [Artifact(**row._mapping) for row in connection.execute(select(artifacts).where(same))]
             connection.execute(delete(artifacts).where(same))

@@ -48,6 +48,16 @@ class Logs:
         grown = bytes(connection.execute(select(log_chunks.c.data).where(its)).scalar_one()) + data
         connection.execute(update(log_chunks).where(its).values(length=len(grown), data=grown))
 
+    def size(self, job_id: str, attempt: int) -> int:
+        """How many bytes of an attempt's log are there: the offset from which to ship on."""
+        query = select(func.coalesce(func.sum(log_chunks.c.length), 0))
+        with self._database.read() as connection:
+            return int(
+                connection.execute(
+                    query.where(log_chunks.c.job_id == job_id, log_chunks.c.attempt == attempt)
+                ).scalar_one()
+            )
+
     def read(self, job_id: str, offset: int = 0, limit_bytes: int = 2**20) -> Span:
         """Up to `limit_bytes` of a job's log from byte `offset` on; a negative offset counts from the end."""
         of_job = log_chunks.c.job_id == job_id

@@ -65,8 +65,10 @@ class Metrics:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, connection: Connection, job_id: str, points: Sequence[Point], names_max: int) -> set[str]:
-        """Write points inside the caller's transaction; a point of the same name and step is replaced.
+    def add(
+        self, connection: Connection, job_id: str, points: Sequence[Point], names_max: int, *, replace: bool = True
+    ) -> set[str]:
+        """Write points inside the caller's transaction; a point of the same name and step is replaced, or stays.
 
         Returns the names left out because the job already has `names_max` others.
         """
@@ -91,10 +93,12 @@ class Metrics:
             if point.name in ids
         }
         statement = self._database.insert(metric_points)
-        statement = statement.on_conflict_do_update(
-            index_elements=["series_id", "step"],
-            set_={column: statement.excluded[column] for column in ("epoch", "value", "at")},
-        )
+        same = ["series_id", "step"]
+        if replace:
+            newer = {column: statement.excluded[column] for column in ("epoch", "value", "at")}
+            statement = statement.on_conflict_do_update(index_elements=same, set_=newer)
+        else:
+            statement = statement.on_conflict_do_nothing(index_elements=same)
         values = list(rows.values())
         for start in range(0, len(values), INSERT_ROWS):
             connection.execute(statement, values[start : start + INSERT_ROWS])

@@ -1,8 +1,9 @@
 """What the lines of a spool say, checked: user code can write into the run directory, so nothing is taken on trust."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
@@ -11,8 +12,10 @@ from core.metrics import Point, readable
 from core.states import Phase
 from workers.rundir import storable
 
+READ_BYTES = 4 * 2**20
 STEP_MAX = 2**63 - 1
 EPOCH_MAX = 2**31 - 1
+FILE_CHARACTERS = 100
 
 
 class RecordError(ValueError):
@@ -59,6 +62,64 @@ class Removed:
 Record = Happened | Entered | Saved | Removed | list[Point]
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a spool, from byte `start` to byte `end`: its record, or why it has none."""
+
+    start: int
+    end: int
+    record: Record | None
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some of a spool's whole lines, read as they are asked for, and whether there may be more behind them."""
+
+    lines: Iterator[Line]
+    more: bool
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction writes: all that the spool says up to byte `offset`."""
+
+    offset: int
+    points: list[Point] = field(default_factory=list)
+    happened: list[tuple[str, datetime, dict[str, Any]]] = field(default_factory=list)
+    phase: str | None = None
+
+    def add(self, line: Line) -> None:
+        """Take a line in; what it says of files is not for the database."""
+        self.offset = line.end
+        if isinstance(line.record, Happened):
+            self.happened.append((line.record.type, line.record.at, line.record.data))
+        elif isinstance(line.record, Entered):
+            self.phase = line.record.phase
+        elif isinstance(line.record, list):
+            self.points.extend(line.record)
+
+
+def read_spool(path: Path, offset: int, line_max_bytes: int) -> Stretch:
+    """The lines from byte `offset` on, some megabytes of them. A spool that the run removed has none left.
+
+    The last line may be half written: it is not among them, unless it is longer than any may be.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(max(READ_BYTES, line_max_bytes + 1))
+    except FileNotFoundError:
+        return Stretch(iter(()), more=False)
+    return Stretch(_lines(data, offset, line_max_bytes), more=len(data) >= READ_BYTES)
+
+
+def record_at(path: Path, offset: int, line_max_bytes: int) -> Record | None:
+    """The record of the line that begins at byte `offset`; None: there is none."""
+    line = next(read_spool(path, offset, line_max_bytes).lines, None)
+    return line.record if line is not None else None
+
+
 def read_record(line: bytes) -> Record:
     """What a line says; metrics are a list of points. Raises `RecordError` for anything that is not as it should be."""
     try:
@@ -78,7 +139,7 @@ def read_record(line: bytes) -> Record:
             case "checkpoint":
                 return Saved(
                     at=at,
-                    file=PurePosixPath(_text(record["file"], 255)).name,
+                    file=_file(record["file"]),
                     name=_relative(record["name"]),
                     kind=_text(record["kind"], 20),
                     step=_whole(record["step"], STEP_MAX),
@@ -92,6 +153,20 @@ def read_record(line: bytes) -> Record:
                 raise RecordError(f"no record is a {other!r}")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
         raise RecordError(repr(error)) from error
+
+
+def _lines(data: bytes, start: int, line_max_bytes: int) -> Iterator[Line]:
+    lines = data.split(b"\n")
+    tail = lines.pop()
+    for text in lines:
+        end = start + len(text) + 1
+        try:
+            yield Line(start, end, read_record(text))
+        except RecordError as error:
+            yield Line(start, end, None, str(error))
+        start = end
+    if len(tail) > line_max_bytes:
+        yield Line(start, start + len(tail), None, f"longer than {line_max_bytes} bytes")
 
 
 def _whole(value: Any, most: int) -> int:
@@ -108,6 +183,13 @@ def _text(value: Any, characters: int) -> str:
 
 def _name(value: str) -> str:
     return str(storable(value))[:255]
+
+
+def _file(value: Any) -> str:
+    name = _text(value, FILE_CHARACTERS)
+    if not name.isascii() or "/" in name or name.startswith("."):
+        raise RecordError(f"{name!r} is no file of the outbox")
+    return name
 
 
 def _relative(value: Any) -> str:

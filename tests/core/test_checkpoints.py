@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from core.attempts import Attempts, Retry
 from core.checkpoints import Artifact, Artifacts, Checkpoint, Checkpoints
 from core.claims import Claim
 from core.database import Database
-from core.errors import Conflict, LeaseLost, NotFound
+from core.errors import Conflict, LeaseLost, NotFound, Unavailable
 from core.events import Events
 from core.ids import new_id
 from core.jobs import Job, Jobs
@@ -77,6 +78,49 @@ def test_a_file_of_the_same_name_replaces_the_old_unless_that_is_pinned(
     assert store.publish(running.token, third) == []
     assert not store.forget(second, Store(f"file://{tmp_path}"), token=running.token), "it is pinned"
     assert {found.id for found in store.page(caller.project_id, running.job.id)} == {second.id, third.id}
+
+
+def test_publishing_again_what_a_lost_answer_left_in_doubt_changes_nothing(
+    database: Database, caller: Caller, running: Claim
+) -> None:
+    store = Checkpoints(database)
+    old, new = checkpoint(running, "last.ckpt"), checkpoint(running, "last.ckpt")
+    store.publish(running.token, old)
+    for _ in range(2):
+        assert [one.id for one in store.publish(running.token, new)] == [old.id], "never itself"
+    assert {one.id for one in store.page(caller.project_id, running.job.id)} == {old.id, new.id}
+    saved = [event for event in Events(database).after(running.job.id, 0, 10) if event.type == "checkpoint_saved"]
+    assert len(saved) == 2
+    artifact = Artifact(new_id("art"), running.job.id, 1, "a.txt", "text/plain", 1, "0" * 64, "key", AT)
+    for _ in range(2):
+        assert Artifacts(database).publish(running.token, artifact) == []
+    assert [one.id for one in Artifacts(database).page(running.job.id)] == [artifact.id]
+
+
+def test_the_newest_is_that_of_the_latest_step_whatever_the_clock_said(database: Database, running: Claim) -> None:
+    store = Checkpoints(database)
+    for step, made in ((30, "ckpt_0a"), (20, "ckpt_0b"), (10, "ckpt_0c")):
+        store.publish(running.token, replace(checkpoint(running, f"r{step}"), id=made, kind="recovery", step=step))
+    assert [one.step for one in store.of_kind(running.job.id, "recovery")] == [30, 20, 10]
+
+
+def test_while_the_store_is_away_a_checkpoint_is_not_deleted(
+    database: Database, caller: Caller, running: Claim, tmp_path: Path
+) -> None:
+    files, store = Store(f"file://{tmp_path}/store"), Checkpoints(database)
+    made = checkpoint(running, "a.ckpt")
+    (tmp_path / "source").write_bytes(b"data")
+    files.put(tmp_path / "source", made.storage_key)
+    store.publish(running.token, made)
+    elsewhere = files.root.rename(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="away"):
+        store.forget(made, files, token=running.token)
+    with pytest.raises(Unavailable):
+        store.delete(caller.project_id, made.id, files)
+    assert store.get(caller.project_id, made.id).id == made.id
+    elsewhere.rename(files.root)
+    store.delete(caller.project_id, made.id, files)
+    assert not files.path(made.storage_key).exists()
 
 
 def test_a_zombie_publishes_nothing(database: Database, caller: Caller, running: Claim) -> None:

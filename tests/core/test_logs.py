@@ -58,6 +58,8 @@ def test_a_piece_shipped_again_in_a_grown_chunk_changes_nothing_and_its_new_end_
         with database.write() as connection:
             logs.add(connection, job.id, 1, offset, data)
     assert logs.read(job.id).data == b"one two three"
+    assert logs.size(job.id, 1) == len(b"one two three")
+    assert logs.size(job.id, 2) == 0
 
 
 def test_every_byte_is_kept_as_it_is(database: Database, submit: Callable[..., Job]) -> None:

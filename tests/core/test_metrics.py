@@ -29,6 +29,17 @@ def test_points_shipped_twice_are_there_once_and_the_later_value_counts(
     assert series.points[0].at == AT
 
 
+def test_points_that_come_late_leave_those_that_are_there(database: Database, submit: Callable[..., Job]) -> None:
+    job = submit()
+    add(database, job, {"loss": [3.0]}, first=1)
+    late = [Point("loss", step, 0, 9.0, AT) for step in range(3)]
+    with database.write() as connection:
+        Metrics(database).add(connection, job.id, late, 10, replace=False)
+    series = Metrics(database).series(job.id, "loss")
+    assert series is not None
+    assert [(point.step, point.value) for point in series.points] == [(0, 9.0), (1, 3.0), (2, 9.0)]
+
+
 def test_a_summary_tells_count_span_last_and_extremes(database: Database, submit: Callable[..., Job]) -> None:
     job = submit()
     add(database, job, {"loss": [3.0, float("nan"), 1.0], "lr": [float("inf")], "bad": [float("nan")]})

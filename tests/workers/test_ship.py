@@ -1,78 +1,22 @@
 """The shipper, on a real database and store, fed as a trainer feeds it."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-
-import pytest
 
 from core.attempts import Attempts, Retry
 from core.checkpoints import Artifacts, Checkpoint, Checkpoints
 from core.claims import Claim
 from core.database import Database
 from core.events import Events
-from core.jobs import Job, Jobs
+from core.jobs import Jobs
 from core.logs import Logs
 from core.metrics import Metrics
 from core.security import Caller
-from core.settings import Settings
 from core.states import ReasonCode
-from core.storage import Store
 from tests.waiting import wait_until
-from workers.rundir import Order, RunDir
-from workers.ship import Shipper
-from workers.trainer.spool import ProgressFile, Spool
-
-
-class Ship:
-    """A shipper that runs, and the trainer's ends of what it ships."""
-
-    def __init__(self, database: Database, held: Claim, home: Path, **settings: object) -> None:
-        self.config = Settings(home=home, ship_interval_seconds=0.01, **settings)  # type: ignore[arg-type]
-        self.run = RunDir(self.config.runs_path / held.job.id / "attempt-1")
-        self.run.create(Order(held.job.id, 1, {}, ["cpu:0"], []))
-        self.spool = Spool(self.run.spool)
-        self.store = Store(self.config.storage)
-        self.lost = threading.Event()
-        self.shipper = Shipper(database, self.store, self.config, held, self.run, self.lost)
-        self.shipper.start()
-
-    def save(self, name: str, data: bytes, number: int, *, best: bool = False) -> None:
-        (self.run.outbox / f"{number:06d}").write_bytes(data)
-        self.spool.checkpoint(
-            file=f"{number:06d}",
-            name=name,
-            kind="model_checkpoint",
-            step=number,
-            epoch=0,
-            metrics={"a": 1.0},
-            best=best,
-        )
-
-    def finish(self) -> bool:
-        self.spool.flush()
-        return self.shipper.finish(10.0, threading.Event())
-
-
-@pytest.fixture
-def held(submit: Callable[..., Job], worker: Callable[..., str], claim: Callable[..., Claim]) -> Claim:
-    submit()
-    return claim(worker("cpu:0"))
-
-
-@pytest.fixture
-def start(database: Database, held: Claim, home: Path) -> Iterator[Callable[..., Ship]]:
-    ships: list[Ship] = []
-
-    def begin(**settings: object) -> Ship:
-        ships.append(Ship(database, held, home, **settings))
-        return ships[-1]
-
-    yield begin
-    for ship in ships:
-        ship.shipper.abandon()
+from tests.workers.shipping import Ship
+from workers.trainer.spool import ProgressFile
 
 
 def test_what_the_trainer_reports_arrives_in_order_while_it_runs(
@@ -114,7 +58,7 @@ def test_a_checkpoint_is_stored_whole_hashed_and_taken_out_of_the_outbox(
     assert found["a.ckpt"].is_best
     assert found["last.ckpt"].is_last
     assert ship.store.path(found["last.ckpt"].storage_key).read_bytes() == b"third"
-    assert list(ship.run.outbox.iterdir()) == []
+    assert not [path for path in ship.run.path.rglob("0*") if path.is_file()], "neither in the outbox nor waiting"
     assert len(list(ship.store.path(f"jobs/{held.job.id}/checkpoints").iterdir())) == 2, "the replaced file is gone"
 
 
@@ -220,11 +164,11 @@ def test_a_shipper_whose_lease_is_lost_stops_and_leaves_no_file(
     Attempts(database).lose(held.job.id, held.token, ReasonCode.WORKER_LOST, "gone", Retry(1, 1))
     ship.save("a.ckpt", b"late", 1)
     wait_until(ship.lost.is_set, what="the shipper notices")
-    ship.shipper.join()
-    assert not [path for path in ship.store.root.rglob("*") if path.is_file()]
+    ship.shipper.abandon()
+    assert not list(ship.store.root.rglob("*.ckpt"))
 
 
-def test_a_store_that_is_full_is_tried_again_until_it_is_not(
+def test_a_store_that_cannot_be_made_is_tried_again_until_it_can(
     database: Database, caller: Caller, held: Claim, start: Callable[..., Ship]
 ) -> None:
     ship = start()
@@ -277,10 +221,7 @@ def test_of_recovery_checkpoints_the_newest_two_are_kept_and_none_is_the_last(
 ) -> None:
     ship = start()
     for number in range(5):
-        (ship.run.outbox / f"{number:06d}").write_bytes(b"x")
-        ship.spool.checkpoint(
-            file=f"{number:06d}", name=f"r{number}", kind="recovery", step=number, epoch=0, metrics={}, best=False
-        )
+        ship.save(f"r{number}", b"x", number, kind="recovery")
     assert ship.finish()
     kept = Checkpoints(database).of_kind(held.job.id, "recovery")
     assert [one.name for one in kept] == ["r4", "r3"]
@@ -309,6 +250,6 @@ def test_what_another_attempt_published_is_not_a_zombies_to_remove(
     Checkpoints(database).publish(successor.token, new)
     ship.spool.checkpoint_removed("e.ckpt")
     wait_until(ship.lost.is_set, what="the zombie notices")
-    ship.shipper.join()
+    ship.shipper.abandon()
     assert [one.id for one in Checkpoints(database).page(caller.project_id, held.job.id)] == ["ckpt_new"]
     assert ship.store.path(key).exists()
