@@ -122,7 +122,8 @@ def _commands() -> dict[str, str]:
 
 def _grace_seconds(name: str, config: Settings) -> float:
     if name == "worker":
-        return config.stop_grace_seconds + WORKER_MARGIN_SECONDS
+        # Once for the trainers to save and stop, once for what they saved to be stored.
+        return 2 * config.stop_grace_seconds + WORKER_MARGIN_SECONDS
     return BROKER_GRACE_SECONDS if name == "broker" else API_GRACE_SECONDS
 
 

@@ -61,10 +61,15 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
     fleet.join(worker_id, config.worker, os.getpid(), inventory.devices, inventory.versions)
     catalog = inventory.catalog
     fleet.announce(worker_id, catalog.digest, json.dumps(catalog.to_json()))
-    desk = Desk(database, Store(config.storage), config, worker_id, inventory)
+    store = Store(config.storage)
+    try:
+        store.attach()  # known from now on, so that it is noticed when it is away
+    except OSError as error:
+        log.warning("store_away", error=str(error))
+    desk = Desk(database, store, config, worker_id, inventory)
     app = make_app(config)
     register(app, desk)
-    reconciler = Reconciler(database, config, app, desk)
+    reconciler = Reconciler(database, store, config, app, desk)
 
     @worker_shutting_down.connect(weak=False)
     def _stop(**_: object) -> None:

@@ -2,15 +2,21 @@
 
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.attempts import Attempts, Orders
 from core.claims import Claim
+from core.database import is_outage
 from core.errors import LeaseLost
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.25
+DATABASE_RETRY_SECONDS = 1.0
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -21,14 +27,15 @@ class Lease(threading.Thread):
     `lost` is set once another holds the job; whatever waits on it stops.
     """
 
-    def __init__(self, attempts: Attempts, claim: Claim, lease_seconds: float) -> None:
+    def __init__(self, attempts: Attempts, claim: Claim, lease_seconds: float, shutting_down: threading.Event) -> None:
         super().__init__(name=f"lease {claim.job.id}", daemon=True)
         self.lost = threading.Event()
-        self.orders = Orders(False, False, claim.job.max_seconds, claim.job.max_memory_bytes)
+        self.orders = Orders.at_claim(claim.job)
         self._stopping = threading.Event()
         self._attempts = attempts
         self._claim = claim
         self._lease_seconds = lease_seconds
+        self._shutting_down = shutting_down
 
     def run(self) -> None:
         """Look again and again until told to stop. An outage of the database is waited out: nobody can take the job."""
@@ -37,7 +44,7 @@ class Lease(threading.Thread):
         while not self._stopping.wait(min(LOOK_SECONDS, self._lease_seconds / 6)):
             try:
                 if time.monotonic() - renewed_at > self._lease_seconds / 3:
-                    self.orders = self._attempts.renew(job_id, token, self._lease_seconds)
+                    self.orders = self._attempts.renew(job_id, token)
                     renewed_at = time.monotonic()
                 else:
                     self.orders = self._attempts.orders(job_id, token)
@@ -50,3 +57,19 @@ class Lease(threading.Thread):
     def stop(self) -> None:
         """Let the lease be: the attempt has ended."""
         self._stopping.set()
+
+    def insist(self, verb: Callable[[], T]) -> T:
+        """Do it once the database is there. Raises `LeaseLost` as `pause` does."""
+        while True:
+            try:
+                return verb()
+            except SQLAlchemyError as error:
+                if not is_outage(error):
+                    raise
+                log.warning("database_away", job_id=self._claim.job.id, error=str(error).splitlines()[0])
+                self.pause(DATABASE_RETRY_SECONDS)
+
+    def pause(self, seconds: float) -> None:
+        """Wait before trying again. Raises `LeaseLost` where that is of no use: it is lost, or the worker stops."""
+        if self._shutting_down.wait(seconds) or self.lost.is_set():
+            raise LeaseLost("the worker shuts down, or another holds the job")

@@ -1,4 +1,4 @@
-"""What keeps the fleet in order: expired leases, doorbells nobody heard, run directories left behind."""
+"""What keeps the fleet in order: expired leases, doorbells nobody heard, run directories left behind, preemption."""
 
 import shutil
 import threading
@@ -14,8 +14,12 @@ from core.attempts import Attempts, Retry
 from core.bell import TASK
 from core.database import Database
 from core.fleet import Fleet
+from core.leftovers import Leftovers
+from core.preemption import Preemption
 from core.reaper import Reaper
 from core.settings import Settings
+from core.storage import Store
+from workers.orphans import Orphans
 from workers.tasks import Desk
 
 SWEEP_SECONDS = 60.0
@@ -26,13 +30,16 @@ log = structlog.get_logger()
 class Reconciler(threading.Thread):
     """Runs beside a worker's jobs for as long as the worker does."""
 
-    def __init__(self, database: Database, config: Settings, celery: Celery, desk: Desk) -> None:
+    def __init__(self, database: Database, store: Store, config: Settings, celery: Celery, desk: Desk) -> None:
         super().__init__(name="reconcile", daemon=True)
         self.stopping = threading.Event()
         self._attempts = Attempts(database)
         retry = Retry(config.retry_backoff_seconds, config.retry_backoff_max_seconds)
-        self._reaper = Reaper(self._attempts, retry, config.lease_seconds)
+        self._reaper = Reaper(self._attempts, retry)
         self._fleet = Fleet(database)
+        self._orphans = Orphans(database, store, config, self.stopping)
+        self._leftovers = Leftovers(database, store, older_than_seconds=config.leftover_seconds)
+        self._preemption = Preemption(database)
         self._config = config
         self._celery = celery
         self._desk = desk
@@ -60,13 +67,21 @@ class Reconciler(threading.Thread):
             # Its bell was lost, or rang while every device was taken. This worker has one free, so it rings for itself.
             expires = self._config.ring_after_seconds * 10
             self._celery.send_task(TASK, queue=self._desk.queue, expires=expires, ignore_result=True, retry=False)
+        elif self._config.preemption:
+            ring_after, can_run = self._config.ring_after_seconds, self._desk.can_run
+            for job_id in self._preemption.make_room(self._desk.worker_id, ring_after, can_run):
+                log.info("preempted", job_id=job_id)
 
     def _sweep(self) -> None:
         while True:
             try:
+                self._orphans.settle()
                 sweep(self._config.runs_path, self._attempts, self._config.run_keep_seconds)
+                self._leftovers.sweep()
             except SQLAlchemyError as error:
                 log.warning("database_away", error=str(error).splitlines()[0])
+            except OSError as error:
+                log.warning("store_away", error=str(error))
             except Exception:
                 log.exception("sweep_failed")
             if self.stopping.wait(SWEEP_SECONDS):

@@ -1,18 +1,22 @@
 """The run directory: all that a supervisor and its trainer share. The trainer sees nothing else of Lightyard.
 
 job.json      in: what to run (`Order`)
-control       in: exists once the trainer is to stop between two steps
+control       in: what the trainer is asked to do between two steps (`Control`); not there: nothing
 spool         out: one JSON object a line, in order: events, phases, metrics, checkpoints
 progress      out: a few numbers, rewritten in place every step
 trainer.log   out: standard output and error
 outbox/       out: finished checkpoint files, which the supervisor takes
+uploads/      the supervisor's: files that wait to be stored
 checkpoints/  the run's own: where ModelCheckpoint keeps its files
 artifacts/    out: whatever else the run leaves
 resume.ckpt   in: the recovery checkpoint to go on from, where there is one
 outcome.json  out: how it ended, written last
 ended         the supervisor's mark that nobody needs the directory any more
+lock          locked by the supervisor as long as it lives
+reserve       room for the outcome on a disk that is full: the trainer removes it to write its last words
 """
 
+import fcntl
 import json
 import os
 import struct
@@ -24,6 +28,7 @@ PROGRESS = struct.Struct("<Qdqqqq")
 """Sequence (odd while being written), unix time, epoch, global_step, batches seen, steps in all (-1: not known)."""
 
 
+RESERVE_BYTES = 128 * 1024
 OUTCOMES = frozenset({"succeeded", "failed", "stopped", "lost"})
 
 
@@ -32,7 +37,9 @@ class Order:
     """What a trainer is to run. `devices` as claimed, e.g. `["gpu:2"]`; one rank each.
 
     `threads` is the most that torch may use in a rank; 0: as many as it would by hand. `resume`: go on from the
-    recovery checkpoint in the directory.
+    recovery checkpoint in the directory. `seed_by_index`: randomness inside DataLoader workers follows from (seed,
+    epoch, index) of an item, so that a resumed epoch need not fetch again what it has seen. `saves`: as many
+    checkpoints were asked for before this attempt.
     """
 
     job_id: str
@@ -44,6 +51,16 @@ class Order:
     threads: int = 0
     recovery_interval_seconds: float = 60.0
     resume: bool = False
+    seed_by_index: bool = False
+    saves: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a running trainer is asked to do. `saves` counts the checkpoints asked for so far; `stop` is for good."""
+
+    stop: bool = False
+    saves: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +101,50 @@ class RunDir:
     resume: Path = field(init=False)
     outcome: Path = field(init=False)
     ended: Path = field(init=False)
+    lock: Path = field(init=False)
+    reserve: Path = field(init=False)
 
     def __post_init__(self) -> None:
         names = {"job": "job.json", "log": "trainer.log", "outcome": "outcome.json", "resume": "resume.ckpt"}
         for name in self.__slots__[1:]:
             object.__setattr__(self, name, self.path / names.get(name, name))
 
+    @classmethod
+    def of(cls, runs: Path, job_id: str, attempt: int) -> "RunDir":
+        """The run directory of an attempt, among those of this machine's workers."""
+        return cls(runs / job_id / f"attempt-{attempt}")
+
     def create(self, order: Order) -> None:
         """Make the directory with the trainer's orders in it. Raises `OSError`, for instance when the disk is full."""
         for folder in (self.path, self.outbox, self.checkpoints, self.artifacts, self.work):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(self.job, asdict(order))
+        self.reserve.write_bytes(bytes(RESERVE_BYTES))
         self.spool.touch()
         self.log.touch()
         self.progress.write_bytes(bytes(PROGRESS.size))
+        write_whole(self.job, asdict(order))
+
+    def hold(self) -> int | None:
+        """Lock the directory for as long as this process lives, or until the descriptor is closed; None: another does.
+
+        Raises `OSError` when the directory cannot be made.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.lock, os.O_CREAT | os.O_RDWR, 0o600)  # not inherited by any process started later
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
 
     def order(self) -> Order:
         """What the trainer is to run."""
         return Order(**json.loads(self.job.read_bytes()))
 
-    def ask_to_stop(self) -> None:
-        """Ask the trainer to save a checkpoint and stop between two steps."""
-        self.control.touch()
+    def ask(self, control: Control) -> None:
+        """Ask the trainer for something, between two steps. Raises `OSError`, for instance when the disk is full."""
+        write_whole(self.control, asdict(control))
 
     def has_spoken(self) -> bool:
         """Whether the trainer has reported anything."""

@@ -1,56 +1,35 @@
 """The supervisor of one attempt: starts its trainer, watches it, obeys its callers, and says how it ended."""
 
-import hashlib
-import shutil
-import signal
+import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from enum import Enum, auto
 from functools import partial
-from pathlib import Path
-from typing import TypeVar
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from core.attempts import Attempts, Retry
-from core.checkpoints import Checkpoint, Checkpoints
+from core.checkpoints import Checkpoints
 from core.claims import Claim
-from core.database import Database, is_outage
+from core.database import Database
 from core.errors import LeaseLost
+from core.logs import Logs
 from core.settings import Settings
-from core.states import ReasonCode, Status
+from core.states import CheckpointKind, ReasonCode, Status
 from core.storage import Store
+from workers.disk import used_bytes
 from workers.forkserver import Fork, wait_any
 from workers.lease import Lease
-from workers.memory import machine_bytes, memory_bytes, oom_kills
-from workers.rundir import Order, Outcome, RunDir
-from workers.ship import RECOVERY, Shipper
+from workers.memory import machine_bytes, memory_bytes
+from workers.resume import bring_recovery
+from workers.rundir import Control, Order, Outcome, RunDir
+from workers.ship import Shipper
+from workers.verdict import Ended, Witness
 
-T = TypeVar("T")
-
-TICK_SECONDS = 0.25
-DATABASE_RETRY_SECONDS = 1.0
-STORE_RETRY_SECONDS = 600.0
-LOG_TAIL_BYTES = 8 * 1024
-MODEL_CHECKPOINT = "model_checkpoint"
-CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
+TICK_SECONDS = 0.2
+DISK_SECONDS = 5.0
 
 log = structlog.get_logger()
-
-
-class Ended(Enum):
-    """Why the supervisor stopped watching."""
-
-    EXITED = auto()
-    LOST = auto()
-    SHUT_DOWN = auto()
-    KILLED_BY_REQUEST = auto()
-    TIMEOUT = auto()
-    OUT_OF_MEMORY = auto()
-    NEVER_STARTED = auto()
 
 
 class CannotStart(Exception):
@@ -73,25 +52,26 @@ class Supervisor:
         self._claim = claim
         self._threads = threads
         self._shutting_down = shutting_down
+        self._database = database
         self._store = store
         self._attempts = Attempts(database)
         self._checkpoints = Checkpoints(database)
-        self._run = RunDir(config.runs_path / claim.job.id / f"attempt-{claim.attempt}")
-        self._lease = Lease(self._attempts, claim, config.lease_seconds)
+        self._run = RunDir.of(config.runs_path, claim.job.id, claim.attempt)
+        self._lease = Lease(self._attempts, claim, config.lease_seconds, shutting_down)
         self._shipper = Shipper(database, store, config, claim, self._run, self._lease.lost)
         self._forks: list[Fork] = []
+        self._held: int | None = None
+        self._settled = False
+        self._asked = Control(saves=claim.job.checkpoint_requests)
+        self._witness = Witness(self._run, self._forks, self._memory_max())
         self._log = log.bind(job_id=claim.job.id, attempt=claim.attempt)
-        self._oom_kills = oom_kills()
 
     def run(self) -> bool:
         """Train, and record the outcome; whether this worker is fit to start another. No process of it is left."""
         self._lease.start()
         try:
             self._start()
-            ended = self._watch()
-            self._kill()
-            shipped = self._shipper.finish(STORE_RETRY_SECONDS, self._shutting_down)
-            self._conclude(ended, shipped=shipped)
+            self._end(self._watch())
         except LeaseLost as lost:
             self._log.warning("attempt_abandoned", detail=str(lost))
         except CannotStart as failure:
@@ -102,16 +82,42 @@ class Supervisor:
             self._give_back(f"its supervisor failed: {error!r}")
             return False
         finally:
-            self._kill()
-            self._lease.stop()
-            self._shipper.abandon()
-            self._mark_ended()
+            self._leave()
         return True
+
+    def adopt(self, held: int) -> None:
+        """Bring to its end what another supervisor, which died, had started; `held` is the lock of its run directory.
+
+        What its trainer wrote is shipped; if it had come to its end by then, that counts. Raises `SQLAlchemyError`.
+        """
+        self._held = held
+        claim = self._claim
+        self._lease.start()
+        try:
+            self._shipper = Shipper(
+                self._database,
+                self._store,
+                self._config,
+                claim,
+                self._run,
+                self._lease.lost,
+                offset=claim.spool_offset,
+                log_offset=Logs(self._database).size(claim.job.id, claim.attempt),
+            )
+            self._shipper.start()
+            self._end(Ended.EXITED)
+        except LeaseLost as lost:
+            self._log.warning("attempt_abandoned", detail=str(lost))
+        finally:
+            self._leave()
 
     def _start(self) -> None:
         claim = self._claim
         try:
-            resume = claim.attempt > 1 and self._resume()
+            self._held = self._run.hold()
+            resume = claim.attempt > 1 and bring_recovery(
+                claim, self._run, self._attempts, self._checkpoints, self._store, self._lease
+            )
             self._run.create(
                 Order(
                     job_id=claim.job.id,
@@ -123,6 +129,8 @@ class Supervisor:
                     threads=self._threads,
                     recovery_interval_seconds=self._config.recovery_interval_seconds,
                     resume=resume,
+                    seed_by_index=self._config.data_seeding == "index",
+                    saves=claim.job.checkpoint_requests,
                 )
             )
         except OSError as error:
@@ -135,42 +143,12 @@ class Supervisor:
         pid = self._forks[0].pid
         self._log.info("started", pid=pid, devices=claim.devices)
         tell = partial(self._attempts.tell, claim.job.id, claim.token, "started", attempt=claim.attempt, pid=pid)
-        self._insist(tell)
+        self._lease.insist(tell)
         self._shipper.start()
-
-    def _resume(self) -> bool:
-        """Bring the newest recovery checkpoint into the run directory, and the files that ModelCheckpoint has there."""
-        claim = self._claim
-        reached = int((claim.job.progress or {}).get("global_step", 0))
-        recoveries = self._insist(partial(self._checkpoints.of_kind, claim.job.id, RECOVERY))
-        found = next((one for one in recoveries if self._bring(one, self._run.resume)), None)
-        if found is not None:
-            for kept in self._insist(partial(self._checkpoints.of_kind, claim.job.id, MODEL_CHECKPOINT)):
-                if kept.step <= found.step:
-                    self._bring(kept, self._run.checkpoints / kept.name)
-        lost = max(0, reached - (found.step if found else 0))
-        start_from = found.id if found else None
-        self._insist(partial(self._attempts.start_from, claim.job.id, claim.token, start_from, lost))
-        return found is not None
-
-    def _bring(self, checkpoint: Checkpoint, to: Path) -> bool:
-        """Copy a checkpoint out of the store; whether it came whole. Raises `OSError` when it cannot be written."""
-        to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            shutil.copyfile(self._store.path(checkpoint.storage_key), to)
-        except FileNotFoundError:
-            self._log.warning("checkpoint_missing", checkpoint_id=checkpoint.id)
-            return False
-        with to.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == checkpoint.sha256:
-                return True
-        self._log.warning("checkpoint_damaged", checkpoint_id=checkpoint.id)
-        to.unlink()
-        return False
 
     def _watch(self) -> Ended:
         claim, config = self._claim, self._config
-        started = time.monotonic()
+        started = measured = time.monotonic()
         stop_by = float("inf")
         while True:
             wait_any(self._forks, TICK_SECONDS)
@@ -180,8 +158,6 @@ class Supervisor:
                 return Ended.EXITED
             if self._lease.lost.is_set():
                 return Ended.LOST
-            if self._shutting_down.is_set():
-                return Ended.SHUT_DOWN
             orders = self._lease.orders
             if orders.force or now > stop_by:
                 return Ended.KILLED_BY_REQUEST
@@ -192,87 +168,88 @@ class Supervisor:
             memory_max = self._memory_max()
             if memory_bytes([fork.pid for fork in self._forks], memory_max) > memory_max:
                 return Ended.OUT_OF_MEMORY
-            if orders.cancel and stop_by == float("inf"):
+            if config.run_max_bytes and now - measured > DISK_SECONDS:
+                measured = now
+                if used_bytes(self._run.path, config.run_max_bytes) > config.run_max_bytes:
+                    return Ended.OUT_OF_DISK
+            if self._ask(Control(orders.stop or self._shutting_down.is_set(), orders.saves)):
                 stop_by = now + config.stop_grace_seconds
-                self._run.ask_to_stop()
+
+    def _ask(self, control: Control) -> bool:
+        """Hand on what is asked of the trainer; whether it is to stop now, and was not before."""
+        if control == self._asked or self._asked.stop:  # a trainer that stops does nothing else any more
+            return False
+        try:
+            self._run.ask(control)
+        except OSError as error:  # a full disk, say: asked again at the next tick
+            self._log.warning("not_asked", error=str(error))
+            return False
+        self._asked = control
+        return control.stop
+
+    def _end(self, ended: Ended) -> None:
+        self._kill()
+        shipped = self._shipper.finish(self._shutting_down, lambda: self._lease.orders.force)
+        self._conclude(ended, shipped=shipped)
+        self._settled = shipped
 
     def _conclude(self, ended: Ended, *, shipped: bool) -> None:
-        job_id, token = self._claim.job.id, self._claim.token
         if ended is Ended.LOST or self._lease.lost.is_set():
             raise LeaseLost("another holds the job")
-        if ended is Ended.SHUT_DOWN:
-            self._lose(ReasonCode.PREEMPTED, "the worker is shutting down")
-            return
         if ended is Ended.NEVER_STARTED:
             seconds = self._config.start_timeout_seconds
             self._lose(ReasonCode.WORKER_LOST, f"no sign of life within {seconds:g} s of its start")
             return
+        if ended is Ended.KILLED_BY_REQUEST:
+            self._stopped(f"killed by request, without a checkpoint of the last steps{self._why()}", saved=False)
+            return
         outcome = self._outcome(ended)
         if outcome is None:
-            self._lose(ReasonCode.WORKER_LOST, "the trainer was killed from outside, or its fork server was")
-            return
-        if not shipped and outcome.status != "failed":
-            if self._shipper.error is None:
-                self._lose(ReasonCode.WORKER_LOST, "what it trained could not be handed over")
-                return
+            self._lose(ReasonCode.WORKER_LOST, "the trainer was killed from outside, or its fork server or worker was")
+        elif outcome.status == "stopped":
+            self._stopped(f"stopped by request between two steps{self._why()}", saved=True)
+        elif not shipped and outcome.status != "failed" and self._shipper.out_of_space:
             message = f"training ended well, but its files cannot be stored: {self._shipper.error}"
-            outcome = Outcome("failed", ReasonCode.OUT_OF_DISK, message)
-        settled = outcome.status in ("succeeded", "stopped")  # there is a later checkpoint than the recoveries
-        if outcome.status == "stopped":
-            self._insist(partial(self._attempts.tell, job_id, token, "stopped", attempt=self._claim.attempt))
-            outcome = Outcome("cancelled", ReasonCode.CANCELLED_BY_USER, "stopped by request between two steps")
-        if settled:
-            for recovery in self._insist(partial(self._checkpoints.of_kind, job_id, RECOVERY)):
-                self._insist(partial(self._checkpoints.forget, recovery, self._store, token=token))
-        reason = {"code": outcome.code, "message": outcome.message} if outcome.code else None
-        if reason and outcome.traceback:
-            reason["traceback"] = outcome.traceback
-        self._insist(partial(self._attempts.finish, job_id, token, Status(outcome.status), reason))
-        self._log.info("ended", status=outcome.status, code=outcome.code)
+            self._finish(Outcome("failed", ReasonCode.OUT_OF_DISK, message))
+        elif not shipped and outcome.status != "failed":
+            why = f": {self._shipper.error}" if self._shipper.error else ""
+            self._lose(ReasonCode.WORKER_LOST, f"what it trained could not be handed over{why}")
+        elif outcome.code == ReasonCode.OOM and self._lease.orders.retry_oom:
+            self._lose(ReasonCode.OOM, outcome.message or "out of memory")
+        else:
+            self._finish(outcome)
 
     def _outcome(self, ended: Ended) -> Outcome | None:
-        """How the run ended, from the strongest witness to the weakest; None: by no fault of its own."""
-        if ended is Ended.KILLED_BY_REQUEST:
-            message = "killed by request, without a checkpoint of the last steps"
-            return Outcome("cancelled", ReasonCode.CANCELLED_BY_USER, message)
+        """How the run ended; None: by no fault of its own."""
         if ended is Ended.TIMEOUT:
             message = f"it ran for longer than limits.max_seconds ({self._lease.orders.max_seconds:g} s)"
             return Outcome("failed", ReasonCode.TIMEOUT, message)
-        out_of_memory = Outcome(
-            "failed",
-            ReasonCode.OOM,
-            f"the trainer and its children took more memory than they may have: {self._memory_max()} bytes",
-        )
-        if ended is Ended.OUT_OF_MEMORY:
-            return out_of_memory
-        said = self._run.read_outcome()
-        kernel_killed = oom_kills() > self._oom_kills
-        if said is not None:
-            # A DataLoader's worker that the kernel killed for memory is told by Lightning as an error of the run.
-            of_kernel = kernel_killed and said.status == "failed" and "killed by signal: Killed" in (said.message or "")
-            if said.status == "lost":
-                return None
-            return out_of_memory if of_kernel else said
-        codes = [fork.exit_code for fork in self._forks]
-        if kernel_killed and -signal.SIGKILL in codes:
-            return out_of_memory
-        if any(fork.lost_its_server for fork in self._forks):
-            return None
-        telling = [code for code in codes if code not in (None, 0, -signal.SIGKILL, -signal.SIGTERM)]
-        if telling:
-            return self._exit(telling[0] or 0)
-        return self._exit(0) if all(code == 0 for code in codes) else None
+        if ended is Ended.OUT_OF_DISK:
+            message = f"its run directory took more than LIGHTYARD_RUN_MAX_BYTES ({self._config.run_max_bytes} bytes)"
+            return Outcome("failed", ReasonCode.OUT_OF_DISK, message)
+        return self._witness.out_of_memory() if ended is Ended.OUT_OF_MEMORY else self._witness.outcome()
 
-    def _exit(self, code: int) -> Outcome:
-        tail = self._run.log_tail(LOG_TAIL_BYTES)
-        if code >= 0:
-            message = f"the trainer process exited with code {code} before the run had ended (os._exit in the code?)"
-            return Outcome("failed", ReasonCode.USER_ERROR, message, tail)
-        name = signal.Signals(-code).name
-        if -code not in CRASHES:
-            return Outcome("failed", ReasonCode.USER_ERROR, f"the trainer was ended by {name}", tail)
-        trace = tail[max(0, tail.rfind("Fatal Python error")) :]  # what faulthandler wrote
-        return Outcome("failed", ReasonCode.USER_ERROR, f"the trainer crashed with {name}", trace)
+    def _finish(self, outcome: Outcome) -> None:
+        job_id, token = self._claim.job.id, self._claim.token
+        if outcome.status == "succeeded":  # there is a later checkpoint than what it saved to go on from
+            for recovery in self._lease.insist(partial(self._checkpoints.of_kind, job_id, CheckpointKind.RECOVERY)):
+                self._lease.insist(partial(self._checkpoints.forget, recovery, self._store, token=token))
+        reason = {"code": outcome.code, "message": outcome.message} if outcome.code else None
+        if reason and outcome.traceback:
+            reason["traceback"] = outcome.traceback
+        self._lease.insist(partial(self._attempts.finish, job_id, token, Status(outcome.status), reason))
+        self._log.info("ended", status=outcome.status, code=outcome.code)
+
+    def _stopped(self, message: str, *, saved: bool) -> None:
+        job_id, token = self._claim.job.id, self._claim.token
+        status = self._lease.insist(partial(self._attempts.stopped, job_id, token, message, saved=saved))
+        self._log.info("stopped", status=status, saved=saved)
+
+    def _why(self) -> str:
+        orders = self._lease.orders
+        if orders.cancel or orders.pause:
+            return ""
+        return ": a job of higher priority has its devices" if orders.preempt else ": the worker is shutting down"
 
     def _memory_max(self) -> int:
         return self._lease.orders.max_memory_bytes or self._config.job_max_memory_bytes or int(machine_bytes() * 0.9)
@@ -286,7 +263,8 @@ class Supervisor:
 
     def _lose(self, code: ReasonCode, message: str) -> None:
         retry = Retry(self._config.retry_backoff_seconds, self._config.retry_backoff_max_seconds)
-        self._insist(partial(self._attempts.lose, self._claim.job.id, self._claim.token, code, message, retry))
+        lose = partial(self._attempts.lose, self._claim.job.id, self._claim.token, code, message, retry)
+        self._lease.insist(lose)
         self._log.warning("attempt_lost", code=code, detail=message)
 
     def _kill(self) -> None:
@@ -295,23 +273,18 @@ class Supervisor:
         for fork in self._forks:
             fork.wait(5.0)
 
-    def _mark_ended(self) -> None:
+    def _leave(self) -> None:
+        """Leave nothing behind but the run directory, which says whether what is in it has been handed over."""
+        self._kill()
+        self._lease.stop()
+        self._shipper.abandon()
         try:
-            self._run.ended.touch()
+            if self._settled:
+                self._run.ended.touch()
         except OSError as error:
             self._log.warning("run_directory_not_marked", error=str(error))
-
-    def _insist(self, verb: Callable[[], T]) -> T:
-        """Do it once the database is there; give up only when the lease is lost or the worker shuts down meanwhile."""
-        while True:
-            try:
-                return verb()
-            except SQLAlchemyError as error:
-                if not is_outage(error):
-                    raise
-                self._log.warning("database_away", error=str(error).splitlines()[0])
-                if self._shutting_down.wait(DATABASE_RETRY_SECONDS) or self._lease.lost.is_set():
-                    raise LeaseLost("the worker shut down while the database was away") from error
+        if self._held is not None:
+            os.close(self._held)
 
 
 def _free_port() -> int:

@@ -42,7 +42,7 @@ class Desk:
         """Claim and run jobs, best first, until none is left that fits. One that was rung for may be gone already."""
         while not self.shutting_down.is_set():
             wait_until_warm()
-            claim = self._claims.claim(self.worker_id, self._config.worker, self._config.lease_seconds, self._can_run)
+            claim = self._claims.claim(self.worker_id, self._config.worker, self._config.lease_seconds, self.can_run)
             if claim is None:
                 return
             log.info("claimed", job_id=claim.job.id, attempt=claim.attempt, devices=claim.devices)
@@ -53,9 +53,10 @@ class Desk:
 
     def has_work(self, older_than_seconds: float) -> bool:
         """Whether a job that this worker could run now has waited for so long that its bell may be lost."""
-        return self._claims.claimable(self.worker_id, older_than_seconds, self._can_run)
+        return self._claims.claimable(self.worker_id, older_than_seconds, self.can_run)
 
-    def _can_run(self, class_paths: Sequence[str]) -> bool:
+    def can_run(self, class_paths: Sequence[str]) -> bool:
+        """Whether this worker announced all of these classes."""
         return self._class_paths.issuperset(class_paths)
 
 
