@@ -1,5 +1,6 @@
 """Attempts: what a worker that holds a job under a lease and a fencing token records of it, and how it ends."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -174,35 +175,44 @@ class Attempts:
                 told = {"attempt": job.attempt, "message": message}
                 move(connection, job_id, Status.PAUSED, "paused", now, data=told, guard=token, **RELEASED)
                 return Status.PAUSED
-            return _lose(connection, job_id, token, ReasonCode.PREEMPTED, message, timedelta(), now)
+            return _lose(connection, job_id, token, ReasonCode.PREEMPTED, message, timedelta(), now, costs=False)
 
-    def lose(self, job_id: str, token: str, code: ReasonCode, message: str, retry: Retry) -> Status:
+    def lose(
+        self, job_id: str, token: str, code: ReasonCode, message: str, retry: Retry, *, costs: bool = True
+    ) -> Status:
         """End a running attempt that did not fail by its own fault, and requeue its job unless its attempts are spent.
 
-        Returns where the job went. Raises `LeaseLost`.
+        `costs`: it counts as one of those; a preempted one never does. Returns where the job went. Raises `LeaseLost`.
         """
         with self._database.write() as connection:
-            spent = _spent(connection, job_id)
-            return _lose(connection, job_id, token, code, message, retry.delay(spent), self._database.now(connection))
+            preempted = code is ReasonCode.PREEMPTED  # the service's own doing: it waits for nothing
+            wait = timedelta() if preempted else retry.delay(_spent(connection, job_id))
+            now = self._database.now(connection)
+            return _lose(connection, job_id, token, code, message, wait, now, costs=costs and not preempted)
 
     def leases(self) -> Sequence[Lease]:
-        """The hold of every live attempt on its job."""
+        """The hold of every live attempt on its job, read as one who could renew it.
+
+        On SQLite that is, holding the lock of all who write: while another holds it, nobody can renew.
+        """
         columns = (attempts.c.job_id, attempts.c.number, attempts.c.token, attempts.c.worker)
         query = select(*columns, attempts.c.lease_seconds, attempts.c.renewals).where(attempts.c.ended_at.is_(None))
-        with self._database.read() as connection:
+        with self._database.write() as connection:
             return [Lease(*row) for row in connection.execute(query)]
 
     def expire(self, lease: Lease, retry: Retry) -> Status | None:
         """Requeue the job of a lease that was not renewed; None: it was, just now, or the attempt is over.
 
-        The first time without a wait: the lease was one. Any process may call it.
+        The first time without a wait: the lease was one. Where the database let nobody write for a while, whoever
+        holds the lease may be about to renew it: then it is left for later. Any process may call it.
         """
+        began = time.monotonic()
         with self._database.write() as connection:
             connection.execute(select(jobs.c.id).where(jobs.c.id == lease.job_id).with_for_update())
             silent = (attempts.c.token == lease.token, attempts.c.renewals == lease.renewals)
             # Locked, so that no renewal comes between this look and the attempt's end.
             held = select(attempts.c.job_id).where(*silent, attempts.c.ended_at.is_(None)).with_for_update()
-            if connection.execute(held).first() is None:
+            if connection.execute(held).first() is None or time.monotonic() - began > lease.seconds / 4:
                 return None
             now, wait = self._database.now(connection), retry.delay(_spent(connection, lease.job_id) - 1)
             message = f"worker {lease.worker} went silent: its lease ran out"
@@ -223,18 +233,25 @@ class Attempts:
 
 
 def _lose(
-    connection: Connection, job_id: str, token: str, code: ReasonCode, message: str, wait: timedelta, now: datetime
+    connection: Connection,
+    job_id: str,
+    token: str,
+    code: ReasonCode,
+    message: str,
+    wait: timedelta,
+    now: datetime,
+    *,
+    costs: bool = True,
 ) -> Status:
     _end_attempt(connection, job_id, token, str(code), now)
-    preempted = code is ReasonCode.PREEMPTED  # the service's own doing: it costs no attempt and waits for nothing
-    touch(connection, job_id, token=token, attempts_spent=jobs.c.attempts_spent - int(preempted))
+    touch(connection, job_id, token=token, attempts_spent=jobs.c.attempts_spent - int(not costs))
     job = read_job(connection, job_id)
     told = {"attempt": job.attempt, "reason": {"code": code, "message": message}}
     events.append(connection, job_id, "attempt_lost", now, **told)
     if job.cancel_requested_at is not None:
         end_as_cancelled(connection, job_id, f"cancelled by request; {message}", now, guard=token)
         return Status.CANCELLED
-    if job.attempts_spent >= job.max_attempts and not preempted:
+    if job.attempts_spent >= job.max_attempts and costs:
         message = f"all {job.max_attempts} attempts are spent; the last: {message}"
         reason = {"code": ReasonCode.MAX_ATTEMPTS, "message": message}
         values = {"reason": reason, "finished_at": now} | RELEASED
@@ -243,7 +260,7 @@ def _lose(
     if job.pause_requested_at is not None:
         move(connection, job_id, Status.PAUSED, "paused", now, data=told, guard=token, **RELEASED)
         return Status.PAUSED
-    available_at = now if preempted else now + wait
+    available_at = now + wait
     data = {"available_at": available_at.isoformat()}
     move(
         connection,

@@ -35,10 +35,10 @@ def take_inventory(config: Settings) -> Inventory:
     """Look at this machine and its Python from a fork of the fork server. Raises `InventoryFailed`."""
     with tempfile.TemporaryDirectory(prefix="lightyard-") as folder:
         path = Path(folder) / "inventory.json"
-        fork = Fork("workers.trainer.inventory", "take_inventory", str(path), list(config.catalog_modules))
-        ended = fork.wait(INVENTORY_SECONDS)
-        fork.kill()
-        if not ended or not path.exists():
+        fork = _look_around(path, config)
+        if fork.lost_its_server:  # not by what it looked at: once more
+            fork = _look_around(path, config)
+        if not path.exists():
             raise InventoryFailed(
                 f"looking at what this worker can run failed (exit code {fork.exit_code}); why stands above. "
                 "Are torch, pytorch-lightning and the modules of LIGHTYARD_CATALOG_MODULES installed here?"
@@ -52,6 +52,16 @@ def take_inventory(config: Settings) -> Inventory:
         versions=told["versions"],
         catalog=catalog,
     )
+
+
+def _look_around(path: Path, config: Settings) -> Fork:
+    try:
+        fork = Fork("workers.trainer.inventory", "take_inventory", str(path), list(config.catalog_modules))
+    except (OSError, EOFError) as error:
+        raise InventoryFailed(f"the fork server gave no process: {error!r}") from error
+    fork.wait(INVENTORY_SECONDS)
+    fork.kill()
+    return fork
 
 
 def chosen_devices(config: Settings, gpus: Sequence[dict[str, Any]], cpu: dict[str, Any]) -> list[dict[str, Any]]:

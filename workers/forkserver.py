@@ -47,17 +47,26 @@ def wait_until_warm() -> None:
 
 
 class Fork:
-    """One process forked from the fork server, leader of a process group of its own."""
+    """One process forked from the fork server, leader of a process group of its own.
+
+    Raises `OSError` or `EOFError` when the fork server gives none.
+    """
 
     def __init__(self, module: str, function: str, *args: Any) -> None:
         # Named, not imported: what runs there may import torch, which this process must not.
+        try:
+            self._start(module, function, args)
+        except (OSError, EOFError):  # the fork server died just now: starting once more starts another
+            self._start(module, function, args)
+        self.pid: int = self._process.pid or 0
+        self._killed = False
+        self._exit_code: int | None = None
+
+    def _start(self, module: str, function: str, args: Sequence[Any]) -> None:
         self._process = _context.Process(target=_enter, args=(module, function, args))
         with _lock:
             self._process.start()
             self._server = _server_pid()
-        self.pid: int = self._process.pid or 0
-        self._killed = False
-        self._exit_code: int | None = None
 
     @property
     def sentinel(self) -> int:

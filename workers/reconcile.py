@@ -67,7 +67,7 @@ class Reconciler(threading.Thread):
             # Its bell was lost, or rang while every device was taken. This worker has one free, so it rings for itself.
             expires = self._config.ring_after_seconds * 10
             self._celery.send_task(TASK, queue=self._desk.queue, expires=expires, ignore_result=True, retry=False)
-        elif self._config.preemption:
+        elif self._config.preemption and not self._desk.rests:
             ring_after, can_run = self._config.ring_after_seconds, self._desk.can_run
             for job_id in self._preemption.make_room(self._desk.worker_id, ring_after, can_run):
                 log.info("preempted", job_id=job_id)

@@ -75,7 +75,7 @@ class Supervisor:
         except LeaseLost as lost:
             self._log.warning("attempt_abandoned", detail=str(lost))
         except CannotStart as failure:
-            self._give_back(str(failure))
+            self._give_back(str(failure), costs=False)
             return False
         except Exception as error:
             self._log.exception("supervisor_failed")
@@ -254,17 +254,17 @@ class Supervisor:
     def _memory_max(self) -> int:
         return self._lease.orders.max_memory_bytes or self._config.job_max_memory_bytes or int(machine_bytes() * 0.9)
 
-    def _give_back(self, message: str) -> None:
+    def _give_back(self, message: str, *, costs: bool = True) -> None:
         self._kill()
         try:
-            self._lose(ReasonCode.WORKER_LOST, message)
+            self._lose(ReasonCode.WORKER_LOST, message, costs=costs)
         except LeaseLost as lost:
             self._log.warning("attempt_abandoned", detail=str(lost))
 
-    def _lose(self, code: ReasonCode, message: str) -> None:
+    def _lose(self, code: ReasonCode, message: str, *, costs: bool = True) -> None:
         retry = Retry(self._config.retry_backoff_seconds, self._config.retry_backoff_max_seconds)
-        lose = partial(self._attempts.lose, self._claim.job.id, self._claim.token, code, message, retry)
-        self._lease.insist(lose)
+        job_id, token = self._claim.job.id, self._claim.token
+        self._lease.insist(partial(self._attempts.lose, job_id, token, code, message, retry, costs=costs))
         self._log.warning("attempt_lost", code=code, detail=message)
 
     def _kill(self) -> None:

@@ -45,10 +45,13 @@ class Witness:
         kernel_killed = oom_kills() > self._oom_kills
         if said is not None:
             # A DataLoader's worker that the kernel killed for memory is told by Lightning as an error of the run.
-            of_kernel = kernel_killed and said.status == "failed" and "killed by signal: Killed" in (said.message or "")
-            if said.status == "lost":
-                return None
-            return self.out_of_memory() if of_kernel else said
+            if (
+                kernel_killed
+                and said.status in ("failed", "lost")
+                and "killed by signal: Killed" in (said.message or "")
+            ):
+                return self.out_of_memory()
+            return None if said.status == "lost" else said
         codes = [fork.exit_code for fork in self._forks]
         if kernel_killed and -signal.SIGKILL in codes:
             return self.out_of_memory()
