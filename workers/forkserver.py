@@ -20,6 +20,8 @@ import psutil
 
 PRELOAD = "workers.trainer.warm"
 RESTART_SECONDS = 120.0
+DYING_SECONDS = 1.0
+"""A process that is killed lets go of its pipes and sockets before it is gone; this is longer than that takes."""
 FORK_SERVER_DIED = 255
 """Exit code that multiprocessing reports for a child whose fork server is gone."""
 
@@ -54,9 +56,11 @@ class Fork:
 
     def __init__(self, module: str, function: str, *args: Any) -> None:
         # Named, not imported: what runs there may import torch, which this process must not.
+        server = _server_pid()
         try:
             self._start(module, function, args)
-        except (OSError, EOFError):  # the fork server died just now: starting once more starts another
+        except (OSError, EOFError):  # the fork server dies just now: once it has, starting once more starts another
+            _is_gone(server)
             self._start(module, function, args)
         self.pid: int = self._process.pid or 0
         self._killed = False
@@ -84,7 +88,7 @@ class Fork:
     @property
     def lost_its_server(self) -> bool:
         """Whether it ended because the fork server did; a process may also choose the exit code that tells so."""
-        return self.exit_code == FORK_SERVER_DIED and not _lives(self._server)
+        return self.exit_code == FORK_SERVER_DIED and _is_gone(self._server)
 
     def kill(self) -> None:
         """Kill the process and its group, once: afterwards the number may be another's."""
@@ -93,7 +97,7 @@ class Fork:
         self._killed = True
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        if self.exit_code is None:  # killed before it had a group of its own
+        if self.exit_code is None or self.lost_its_server:  # killed before it had a group of its own
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -126,6 +130,16 @@ def _server_pid() -> int | None:
     # Private, but there is no other way to know which process forks.
     pid: int | None = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     return pid
+
+
+def _is_gone(pid: int | None) -> bool:
+    """Whether a process has ended, or does so now."""
+    deadline = time.monotonic() + DYING_SECONDS
+    while _lives(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(DYING_SECONDS / 100)
+    return True
 
 
 def _lives(pid: int | None) -> bool:

@@ -249,7 +249,9 @@ class Supervisor:
         orders = self._lease.orders
         if orders.cancel or orders.pause:
             return ""
-        return ": a job of higher priority has its devices" if orders.preempt else ": the worker is shutting down"
+        if orders.preempt:
+            return ": a job of higher priority has its devices"
+        return ": the worker is shutting down" if self._shutting_down.is_set() else ", which was taken back meanwhile"
 
     def _memory_max(self) -> int:
         return self._lease.orders.max_memory_bytes or self._config.job_max_memory_bytes or int(machine_bytes() * 0.9)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from core.settings import Settings
@@ -31,3 +34,29 @@ def test_a_device_that_is_not_there_is_named() -> None:
 def test_a_worker_without_any_device_is_refused() -> None:
     with pytest.raises(InventoryFailed, match="LIGHTYARD_WORKER_SLOTS"):
         ids([], worker_slots=0)
+
+
+KILLED = """
+import os, signal, threading
+import psutil
+from core.settings import Settings
+from tests.waiting import wait_until
+from workers import forkserver
+from workers.announce import take_inventory
+
+def kill():
+    server = psutil.Process(wait_until(forkserver._server_pid, what="there is a fork server"))
+    wait_until(server.children, what="it has forked")
+    server.kill()
+
+killer = threading.Thread(target=kill)
+killer.start()
+inventory = take_inventory(Settings(catalog_modules="models", worker_devices="cpu"))
+killer.join()
+assert inventory.catalog.entries
+"""
+
+
+def test_a_worker_whose_fork_server_is_killed_while_it_starts_takes_its_inventory_once_more() -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -74,7 +74,7 @@ def build(order: Order, run: RunDir, spool: Spool) -> Run:
     """Seed, parse and instantiate. Raises what LightningCLI, Lightning or the classes raise."""
     config = {key: value for key, value in order.config.items() if key not in SUBCOMMAND_KEYS}
     files = OutboxCheckpointIO(run, spool)
-    reporter = Reporter(run, spool, ProgressFile(run.progress), files)
+    reporter = Reporter(spool, ProgressFile(run.progress))
     flags = dict(config.get("trainer") or {})
     loggers = flags.get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
@@ -90,7 +90,7 @@ def build(order: Order, run: RunDir, spool: Spool) -> Run:
     }
     if not flags.get("barebones"):
         overrides["logger"] = SpoolLogger(spool, run.path)
-    recovery = Recovery(run, spool, files, order.recovery_interval_seconds)
+    recovery = Recovery(run, spool, files, order)
     cli = JobCLI(config, overrides, [recovery, reporter], run.checkpoints)
     files.trainer = cli.trainer
     return Run(trainer=cli.trainer, module=cli.model, data=cli.datamodule, cli=cli)

@@ -1,32 +1,20 @@
-"""The callback that watches a run from inside: its phases, its first step, its progress, and the request to stop."""
+"""The callback that watches a run from inside: its phases, its first step, its progress."""
 
 import time
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from workers.rundir import RunDir
-from workers.trainer.files import OutboxCheckpointIO
 from workers.trainer.spool import ProgressFile, Spool
-
-AGREE_EVERY_BATCHES = 10
-"""Ranks of one run stop at the same batch: they ask each other every so many."""
-
-
-class Stopped(BaseException):
-    """The run was asked to stop and has, between two steps. No `except Exception` of a user's holds it up."""
 
 
 class Reporter(Callback):
     """Reports a run to its spool. It draws no random number and changes nothing the run computes."""
 
-    def __init__(self, run: RunDir, spool: Spool, progress: ProgressFile, files: OutboxCheckpointIO) -> None:
-        self._run = run
+    def __init__(self, spool: Spool, progress: ProgressFile) -> None:
         self._spool = spool
         self._progress = progress
-        self._files = files
         self._stepped = False
-        self._batches = 0
         self._max_steps = -1
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,18 +37,15 @@ class Reporter(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Tell how far the run is, and stop if asked to."""
-        self._batches += 1
+        """Tell how far the run is."""
         if trainer.is_global_zero:
             self._progress.write(
                 epoch=trainer.current_epoch,
                 global_step=trainer.global_step,
-                batches=self._batches,
+                batches=trainer.fit_loop.total_batch_idx + 1,
                 max_steps=self._max_steps,
             )
             self._spool.flush_if_due()
-        if self._asked(trainer):
-            self._stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation inside of training."""
@@ -72,11 +57,6 @@ class Reporter(Callback):
         if not trainer.sanity_checking:
             self._phase(trainer, "training")
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
-        """A long validation stops when asked to, as well."""
-        if trainer.world_size == 1 and self._run.control.exists():
-            self._stop(trainer)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over; what is left is to save."""
         self._phase(trainer, "saving")
@@ -84,17 +64,3 @@ class Reporter(Callback):
     def _phase(self, trainer: Trainer, phase: str) -> None:
         if trainer.is_global_zero:
             self._spool.phase(phase)
-
-    def _asked(self, trainer: Trainer) -> bool:
-        if trainer.world_size == 1:
-            return self._run.control.exists()
-        if self._batches % AGREE_EVERY_BATCHES:
-            return False
-        agreed: bool = trainer.strategy.reduce_boolean_decision(self._run.control.exists(), all=False)
-        return agreed
-
-    def _stop(self, trainer: Trainer) -> None:
-        if not trainer.sanity_checking:
-            self._files.kind = "stop"
-            trainer.save_checkpoint(str(self._run.checkpoints / f"stop-step={trainer.global_step}.ckpt"), False)
-        raise Stopped

@@ -1,5 +1,6 @@
 """Checkpoint files as a run writes them: whole, and handed to the supervisor by a link in the outbox."""
 
+import errno
 import math
 import os
 import re
@@ -15,7 +16,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from workers.rundir import RunDir
 from workers.trainer.spool import Spool
 
-RECOVERY = "recovery"
+MODEL_CHECKPOINT, RECOVERY, REQUESTED, STOP = "model_checkpoint", "recovery", "requested", "stop"
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class OutboxCheckpointIO(TorchCheckpointIO):
@@ -32,30 +34,72 @@ class OutboxCheckpointIO(TorchCheckpointIO):
         self._count = 0
         self._loads = False
         self.trainer: Trainer | None = None
-        self.kind = "model_checkpoint"
+        self.kind = MODEL_CHECKPOINT
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write the file under a temporary name, rename it, link it, report it."""
-        path = Path(path)
+        self._report(checkpoint, Path(path), self._write(checkpoint, Path(path)))
+
+    def save_own(self, checkpoint: dict[str, Any], path: Path, kind: str) -> str | None:
+        """Save a checkpoint that the service wants, not the user's code; None, or why not, on a disk that is full.
+
+        Raises `UnpicklingError` for a recovery checkpoint that could not be loaded, and `OSError` for any other fault.
+        """
+        try:
+            file = self._write(checkpoint, path)
+            if kind == RECOVERY and not self._loads:
+                # Once, while there is time to say so: hyperparameters may be of types that load only unsafely.
+                torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+                self._loads = True
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            return str(error)
+        before, self.kind = self.kind, kind
+        try:
+            self._report(checkpoint, path, file)
+        finally:
+            self.kind = before
+        return None
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Read a checkpoint of an earlier attempt; where ModelCheckpoint's files lay then, they lie here now."""
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        for key, state in checkpoint.get("callbacks", {}).items():
+            if "best_k_models" in state:
+                checkpoint["callbacks"][key] = moved_here(state, str(self._run.checkpoints))
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a file that the run no longer keeps, and say so."""
+        super().remove_checkpoint(path)
+        self._spool.checkpoint_removed(self._name(Path(path)))
+
+    def _write(self, checkpoint: dict[str, Any], path: Path) -> str:
+        """The name in the outbox. Nothing is left where it fails."""
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.draft")
         try:
-            torch.save(checkpoint, draft)
+            with draft.open("wb") as file:  # not by its name: torch would tell a full disk as an error without a number
+                torch.save(checkpoint, file)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-        if self.kind == RECOVERY and not self._loads:
-            # Seen once, while there is still time to say so: hyperparameters may be of types that load only unsafely.
-            torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-            self._loads = True
-        self._count += 1
-        link = self._run.outbox / f"{self._count:06d}"
+        link = self._run.outbox / f"{self._count + 1:06d}"
         try:
             os.link(path, link)
         except OSError:  # the run saves to another file system
-            shutil.copyfile(path, link)
+            try:
+                shutil.copyfile(path, link)
+            except OSError:
+                link.unlink(missing_ok=True)
+                raise
+        self._count += 1
+        return link.name
+
+    def _report(self, checkpoint: dict[str, Any], path: Path, file: str) -> None:
         self._spool.checkpoint(
-            file=link.name,
+            file=file,
             name=self._name(path),
             kind=self.kind,
             step=int(checkpoint.get("global_step", 0)),
@@ -63,19 +107,6 @@ class OutboxCheckpointIO(TorchCheckpointIO):
             metrics=self._metrics(),
             best=self._is_best(path),
         )
-
-    def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Read a checkpoint of an earlier attempt; where ModelCheckpoint's files lay then, they lie here now."""
-        checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
-        for key, state in checkpoint.get("callbacks", {}).items():
-            if "best_k_models" in state:
-                checkpoint["callbacks"][key] = _moved(state, str(self._run.checkpoints))
-        return checkpoint
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a file that the run no longer keeps, and say so."""
-        super().remove_checkpoint(path)
-        self._spool.checkpoint_removed(self._name(Path(path)))
 
     def _name(self, path: Path) -> str:
         """A file's place among the run's checkpoints: two callbacks may give the same name in folders of their own."""
@@ -85,21 +116,25 @@ class OutboxCheckpointIO(TorchCheckpointIO):
     def _metrics(self) -> dict[str, float | str]:
         if self.trainer is None:
             return {}
-        values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        # The public property would compute what is under way; with several ranks, on one of them, which waits for ever.
+        told = (
+            self.trainer._logger_connector._callback_metrics if self.kind == RECOVERY else self.trainer.callback_metrics
+        )
+        values = {name: float(value) for name, value in told.items()}
         return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
 
     def _is_best(self, path: Path) -> bool:
         """Whether the run's first ModelCheckpoint calls this file its best. It decides that before it saves."""
-        if self.trainer is None or self.kind != "model_checkpoint":
+        if self.trainer is None or self.kind != MODEL_CHECKPOINT:
             return False
         callback = self.trainer.checkpoint_callback
         return isinstance(callback, ModelCheckpoint) and Path(callback.best_model_path) == path
 
 
-def _moved(value: Any, folder: str) -> Any:
+def moved_here(value: Any, folder: str) -> Any:
     """ModelCheckpoint's state with the checkpoint folder of another attempt's run directory replaced by this one's."""
     if isinstance(value, str):
         return re.sub(r"^.*/attempt-\d+/checkpoints(?=/|$)", lambda _: folder, value)
     if isinstance(value, dict):
-        return {_moved(name, folder): _moved(item, folder) for name, item in value.items()}
+        return {moved_here(name, folder): moved_here(item, folder) for name, item in value.items()}
     return value

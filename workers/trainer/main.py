@@ -1,5 +1,6 @@
 """A trainer: one process that runs one rank of one attempt, forked warm or started by hand on a run directory."""
 
+import contextlib
 import ctypes
 import faulthandler
 import multiprocessing
@@ -33,12 +34,15 @@ def train(path: str, rank: int) -> NoReturn:
     _set_environment(order, rank)
     os.chdir(run.work)
     spool = Spool(run.spool)
-    outcome = _run(run, order, spool)
-    spool.flush()
+    outcome = _told(spool, _run(run, order, spool))
     if rank == 0 or outcome.status == "failed":
+        run.reserve.unlink(missing_ok=True)  # room for the last words, should the disk be full
         write_whole(run.outcome, asdict(outcome))
-    sys.stdout.flush()
-    sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            spool.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a full disk, which the outcome tells
+            stream.flush()
     # Past this point there is nothing to keep: Python's own teardown with torch loaded takes longer than a short job.
     os._exit(0 if outcome.status in ("succeeded", "stopped") else 1)
 
@@ -51,7 +55,7 @@ def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
         from workers.trainer import outcome as outcomes
         from workers.trainer.allow import allow_only
         from workers.trainer.build import build
-        from workers.trainer.callbacks import Stopped
+        from workers.trainer.control import Stopped
     except BaseException as error:
         return Outcome("failed", "user_error", f"the trainer cannot start: {error!r}")
     try:
@@ -68,15 +72,31 @@ def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
         return Outcome("stopped")
     except BaseException as error:  # the user's code may raise anything, SystemExit and KeyboardInterrupt too
         told = outcomes.of_error(error)
-        sys.stderr.write(told.traceback or "")
+        _print(told.traceback or "")
         return told
+
+
+def _told(spool: Spool, outcome: Outcome) -> Outcome:
+    """The outcome, once all that the run reported is written: it is none without that."""
+    try:
+        spool.flush()
+    except OSError as error:
+        from workers.trainer import outcome as outcomes
+
+        return outcome if outcome.status == "failed" else outcomes.of_error(error)
+    return outcome
 
 
 def _leave_config(run: RunDir, made: "Run") -> None:
     try:
         (run.artifacts / "config.yaml").write_text(made.resolved_config())
     except Exception as error:  # a value that cannot be dumped is no reason to fail a run that is done
-        sys.stderr.write(f"the resolved config cannot be written: {error!r}\n")
+        _print(f"the resolved config cannot be written: {error!r}\n")
+
+
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError):  # the log may lie on the full disk that it is to tell of
+        sys.stderr.write(text)
 
 
 def _stand_alone() -> None:

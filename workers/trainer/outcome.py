@@ -1,7 +1,9 @@
 """From what was raised in a run to the reason that its job shows."""
 
 import errno
+import re
 import traceback
+from collections.abc import Iterator
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EarlyStopping
@@ -10,6 +12,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from workers.rundir import Outcome
 
 TRACEBACK_CHARACTERS = 20_000
+DISK_FULL = ("PytorchStreamWriter failed writing", "iostream error", "unexpected pos")
+"""What torch's writer of checkpoints says where there is no room: it gives no errno."""
+LOADER_KILLED = re.compile(r"DataLoader worker \(pid.*\) is killed by signal: (Killed|Terminated)")
 OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory", "out of memory", "std::bad_alloc")
 
 
@@ -29,20 +34,36 @@ def of_success(trainer: Trainer) -> Outcome:
 
 
 def of_error(error: BaseException) -> Outcome:
-    """A run that raised."""
-    if isinstance(error, SIGTERMException):
-        return Outcome("lost", "worker_lost", "the trainer was told to stop from outside (SIGTERM)")
+    """A run that raised. What torch and Lightning raise while they give up hides why: the causes below count first."""
+    for cause in _chain(error):
+        if isinstance(cause, SIGTERMException):
+            return Outcome("lost", "worker_lost", "the trainer was told to stop from outside (SIGTERM)")
+        if LOADER_KILLED.search(str(cause)):
+            return Outcome("lost", "worker_lost", str(cause).splitlines()[0])
     text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
-    if isinstance(error, SystemExit):
-        message = f"the code called sys.exit({error.code!r}) before the run had finished"
+    told = next((cause for cause in _chain(error) if _code(cause) != "user_error"), error)
+    if isinstance(told, SystemExit):
+        message = f"the code called sys.exit({told.code!r}) before the run had finished"
     else:
-        message = f"{type(error).__name__}: {error}".strip().removesuffix(":")
-    return Outcome("failed", _code(error), message[:2000], text)
+        message = f"{type(told).__name__}: {told}".strip().removesuffix(":")
+    return Outcome("failed", _code(told), message[:2000], text)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those in whose handling it was raised, as a traceback shows them."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        yield one
+        seen.add(id(one))
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
 
 
 def _code(error: BaseException) -> str:
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return "oom"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "out_of_disk"
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in DISK_FULL):
         return "out_of_disk"
     return "user_error"

@@ -1,248 +1,297 @@
 """Recovery checkpoints, from which another attempt goes on as if nothing had happened, bit for bit.
 
-Lightning's own checkpoint lacks the random numbers, the place in the epoch and the means under way. Both are saved
-between two steps, just before the next batch is fetched, when every hook of the last step has run. The loader keeps
-its own order: what is remembered is the state of the generators when its iterator was made; a resumed run makes the
-same iterator again, goes to the place, and puts the generators back to what they were there.
+Lightning's own checkpoint lacks the random numbers, the place in the epoch and the values under way. All is saved at a
+place between two steps: just before a batch is fetched, when every hook of the last step has run, or just before a
+validation. A run that cannot go on within an epoch is saved at the beginning of one, and says so.
 """
 
-import time
-from collections.abc import Callable, Iterator
+import copy
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch.utils.data import DataLoader, IterableDataset
-from torchmetrics import Metric
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.trainer.call import _call_callbacks_state_dict
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from workers.rundir import RunDir
-from workers.trainer.files import RECOVERY, OutboxCheckpointIO
-from workers.trainer.rng import put_back, snapshot
+from workers.rundir import Order, RunDir
+from workers.trainer.attributes import Attributes
+from workers.trainer.boundary import Boundary, Weights
+from workers.trainer.control import Agreement, ControlFile, Stopped
+from workers.trainer.data import Data, user_parts
+from workers.trainer.epoch import CannotGather, gather, restore
+from workers.trainer.files import RECOVERY, REQUESTED, STOP, OutboxCheckpointIO
+from workers.trainer.loops import FitLoop, install
+from workers.trainer.ranks import first_says, gathered, of_all_ranks
 from workers.trainer.spool import Spool
 
 State = dict[str, Any]
 
+SAVED, DISK_FULL, NOT_LOADABLE = range(3)
+OTHER_SUMS = "gradients of more than two ranks are summed in an order that may be another after a resume"
+
 
 class Recovery(Callback):
-    """Saves a recovery checkpoint every `interval_seconds` of training, and resumes from one exactly.
+    """Saves recovery checkpoints, stops a run where it can go on from, and resumes one; see `loops.Places`."""
 
-    A run for which that is not possible saves none, and says why: its next attempt starts from the beginning.
-    """
-
-    def __init__(self, run: RunDir, spool: Spool, files: OutboxCheckpointIO, interval_seconds: float) -> None:
+    def __init__(self, run: RunDir, spool: Spool, files: OutboxCheckpointIO, order: Order) -> None:
+        self.entering = False
+        self.validation_due = False
         self._run = run
         self._spool = spool
         self._files = files
-        self._interval_seconds = interval_seconds
-        self._saved_at = time.monotonic()
-        self._trainer: Trainer | None = None
-        self._saving: State | None = None
-        self._loaded: State | None = None
-        self._means: State = {}
+        self._order = order
+        self._agreement = Agreement(ControlFile(run.control), order.saves, order.recovery_interval_seconds)
+        self._trainer: Trainer
+        self._data: Data
+        self._unavailable: str | None = None
+        self._told_failure = False
+        self._boundary: Boundary | None = None
+        self._just_entered = False
+        self._attributes = Attributes()
+        self._saving: State = {}
+        self._loaded: State = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Wrap the training loader that the run will ask for."""
+        """Have the loops tell of their places."""
+        seed = self._order.config.get("seed_everything")
         self._trainer = trainer
-        if trainer.world_size > 1:
-            self._unable("several ranks")
-            return
-        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it in a connector
-        source = data if data is not None else pl_module
-        make = source.train_dataloader
-        source.train_dataloader = lambda: self._wrap(make())  # type: ignore[method-assign]  # of this one object
+        self._data = Data(trainer, seed if isinstance(seed, int) else 0, by_index=self._order.seed_by_index)
+        install(trainer, self)
+        if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):
+            self._give_up(f"a {type(trainer.strategy).__name__} keeps states that are not saved")
+
+    def state_dict(self) -> State:
+        """What a recovery checkpoint has beyond Lightning's own; nothing in the run's other checkpoints."""
+        return self._saving
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """There is a place to go on from."""
+        self.entering = True
+        self._loaded = state_dict
+        self._data.go_to(state_dict["ranks"][self._trainer.global_rank]["data"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put back what metrics had gathered in the epoch, and what callbacks read of earlier values."""
-        if self._loaded is not None:
-            for name, metric in _metrics(pl_module):
-                _restore(metric, self._loaded["metrics"][name])
-            trainer._logger_connector._callback_metrics.update(self._loaded["callback_metrics"])
-            self._loaded = None
-        self._saved_at = time.monotonic()
+        """The interval to the first recovery checkpoint begins."""
+        self._data.attach()
+        self._attributes = Attributes(**user_parts(trainer))
+        self._agreement.saved()
+        if self._data.by_epoch is not None and self._unavailable is None:
+            self._tell("recovery_by_epoch", reason=self._data.by_epoch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The first step after a resume has registered the means of the epoch: add what they had before."""
-        if self._means:
-            for key, result in trainer.fit_loop.epoch_loop._results.items():
-                if key in self._means:
-                    _add_mean(result, *self._means[key])
-            self._means = {}
+        """See what is asked, and do what needs no place."""
+        asked = self._agreement
+        asked.at_batch_end(trainer)
+        if asked.save:
+            asked.save = False
+            self._save_for_user(REQUESTED)
+        if asked.stop and self._stops_anywhere():
+            self._save_for_user(STOP)
+            raise Stopped
 
-    def state_dict(self) -> State:
-        """What a recovery checkpoint has beyond Lightning's own; nothing in the run's other checkpoints."""
-        return self._saving or {}
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
+        """A long validation stops when asked to, as well; where there are several ranks, it ends first."""
+        if trainer.world_size > 1:
+            return
+        self._agreement.look()
+        if not self._agreement.stop:
+            return
+        if trainer.sanity_checking:
+            raise Stopped
+        if self._stops_anywhere():
+            self._save_for_user(STOP)
+            raise Stopped
+        if self._boundary is not None and self._boundary.weights.unchanged():
+            self._save(self._boundary.state, self._boundary)
+            raise Stopped
 
-    def load_state_dict(self, state_dict: State) -> None:
-        """Remember what to put back."""
-        self._loaded = state_dict
-        self._means = state_dict["means"]
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What a stop within it needed is not needed any more."""
+        self._boundary = None
 
-    def _unable(self, why: str) -> None:
-        assert self._trainer is not None
-        if self._trainer.is_global_zero:
-            self._spool.event("recovery_unavailable", reason=why)
+    def before_run(self, loop: FitLoop) -> None:
+        """Have a resumed run come to its place."""
+        if self.entering:
+            self._remove_later_files()
+            progress = loop.epoch_loop.batch_progress
+            self._data.set_off(over=self._loaded["at"] == "validation" and progress.is_last_batch)
 
-    def _wrap(self, loader: Any) -> Any:
-        why = _why_not(loader)
-        if why is not None:
-            self._unable(why)
-            return loader
-        recovery, kind = self, type(loader)
+    def before_request(self, of: str) -> None:
+        """The loaders are about to be asked for."""
+        self._data.before_request(of)
 
-        class Resumable(kind):  # type: ignore[misc, valid-type]  # the user's own class, still
-            """The user's loader, whose iterators know where they are."""
+    def watch(self, of: str, loaders: list[Any]) -> None:
+        """The loaders are there."""
+        self._data.watch(of, loaders)
 
-            def __iter__(self) -> Iterator[Any]:
-                return recovery._iterate(self, lambda: kind.__iter__(self))
+    def before_iteration(self) -> None:
+        """Of the first epoch the iterators are there already, and of a resumed one."""
+        if not self.entering and self._trainer.current_epoch > 0:
+            self._data.before_iteration()
 
-            def state_dict(self) -> State:
-                return {}  # with these two Lightning takes the loader as one that resumes
+    def enter(self) -> None:
+        """Go on from the place, from here on as if nothing had happened."""
+        trainer, loaded = self._trainer, self._loaded
+        mine = loaded["ranks"][trainer.global_rank]
+        for name, buffer in mine["buffers"].items():
+            trainer.lightning_module.get_buffer(name).copy_(buffer)
+        restore(trainer, mine["epoch"], self._run.checkpoints)
+        missing = self._attributes.restore(mine["attributes"], (loaded["folder"], str(self._run.path)))
+        doubts, seconds = self._data.arrive()
+        doubts += [f"{name} was made while training" for name in missing]
+        doubts += [f"{name} is too large to be saved with the run" for name in mine["left_out"]]
+        if trainer.world_size > 2:
+            doubts.append(OTHER_SUMS)
+        doubts = of_all_ranks(trainer, doubts)
+        told: State = {"resume": "exact"} if not doubts else {"resume": "epoch", "reason": "; ".join(doubts)[:500]}
+        skipped = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        self._tell("resumed", **told, batches_skipped=skipped, seconds=round(seconds, 3))
+        self.entering, self._just_entered, self._loaded = False, True, {}
+        self.validation_due = loaded["at"] == "validation"
+        if self.validation_due:
+            self._boundary = self._keep(self._state("validation"))
 
-            def load_state_dict(self, state_dict: State) -> None:
-                pass
+    def between_steps(self) -> None:
+        """Save if it is time, and stop if asked to, where the run can go on from here."""
+        trainer, asked, loop = self._trainer, self._agreement, self._trainer.fit_loop.epoch_loop
+        begins = loop.batch_progress.current.ready == 0
+        entered, self._just_entered = self._just_entered, False
+        if begins and trainer.world_size == 1:
+            asked.look()
+        if self._unavailable or not (asked.stop or (asked.due and not entered)):
+            return
+        if not begins and self._data.by_epoch is not None:
+            return
+        # Gradients under way are saved only where somebody waits for it: they make the file a good deal larger.
+        if not begins and loop._should_accumulate() and not (asked.stop and trainer.world_size == 1):
+            return
+        state = self._state("step")
+        if state is None:
+            return
+        self._save(state)
+        if asked.stop and not self._unavailable:
+            raise Stopped
 
-        loader.__class__ = Resumable
-        return loader
+    def before_validation(self) -> None:
+        """As between two steps; and remember the place, to stop in the midst of a long validation."""
+        trainer, asked = self._trainer, self._agreement
+        if self._unavailable or self._data.by_epoch is not None:
+            return
+        wanted = asked.stop or asked.due
+        if trainer.world_size > 1 and (not wanted or trainer.fit_loop.epoch_loop._should_accumulate()):
+            return
+        state = self._state("validation")
+        if state is None:
+            return
+        if wanted:
+            self._save(state)
+        if asked.stop and not self._unavailable:
+            raise Stopped
+        self._boundary = self._keep(state)
 
-    def _iterate(self, loader: DataLoader[Any], make: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        place = self._loaded["place"] if self._loaded is not None else None
-        if place is None or place["seen"] >= len(loader):
-            return _Place(self, snapshot(), make())
-        started = time.monotonic()
-        put_back(place["at_iter"])
-        inner = make()
-        if loader.num_workers == 0:  # the order alone: what fetching drew is in the generators saved at the place
-            for _ in range(place["seen"]):
-                next(inner._sampler_iter)  # type: ignore[attr-defined]
-            inner._num_yielded = place["seen"]  # type: ignore[attr-defined]
-        else:  # workers have generators of their own: they draw again what they drew
-            for _ in range(place["seen"]):
-                next(inner)
-        self._spool.event("resumed", batches_skipped=place["seen"], seconds=round(time.monotonic() - started, 3))
-        return _Place(self, place["at_iter"], inner, seen=place["seen"], go_on_from=place["now"])
+    def _stops_anywhere(self) -> bool:
+        return self._unavailable is not None or (self._data.by_epoch is not None and self._agreement.out_of_patience)
 
-    def between_steps(self, seen: int, at_iter: State) -> None:
-        """Save if it is time, and if a run can go on exactly from here; else at one of the next steps."""
+    def _state(self, at: str) -> State | None:
+        """What this rank adds to a recovery checkpoint of here; None where something cannot be saved."""
         trainer = self._trainer
-        if trainer is None or not trainer.training or time.monotonic() - self._saved_at < self._interval_seconds:
-            return
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        mid_epoch = 0 < seen == loop.batch_progress.current.ready < trainer.num_training_batches
-        # Gradients under way are in no checkpoint; a step with a validation behind it would have it run again.
-        if not mid_epoch or loop._should_accumulate() or loop._should_check_val_fx(fetcher):
-            return
-        self._save(trainer, seen, at_iter)
-
-    def _save(self, trainer: Trainer, seen: int, at_iter: State) -> None:
-        self._saving = {
-            "place": {"seen": seen, "at_iter": at_iter, "now": snapshot()},
-            "means": _means(trainer),
-            "metrics": {name: _gathered(metric) for name, metric in _metrics(trainer.lightning_module)},
-            "callback_metrics": {name: torch.as_tensor(value) for name, value in trainer.callback_metrics.items()},
-        }
-        path = self._run.path / f"recovery-step={trainer.global_step}.ckpt"
-        kind, self._files.kind = self._files.kind, RECOVERY
+        loop = trainer.fit_loop.epoch_loop
+        # What is optimized by hand may gather gradients by hand; a validation begins by dropping them.
+        by_hand = at == "step" and not trainer.lightning_module.automatic_optimization
         try:
-            trainer.save_checkpoint(str(path), False)
-        except UnpicklingError as error:
-            self._interval_seconds = float("inf")
-            self._unable(f"its checkpoints cannot be loaded without running code: {error}"[:500])
+            epoch = gather(trainer, gradients=by_hand or loop._should_accumulate())
+        except CannotGather:
+            return None
+        buffers = dict(trainer.lightning_module.named_buffers()) if trainer.global_rank > 0 else {}
+        return {
+            "at": at,
+            "data": self._data.state(),
+            "epoch": epoch,
+            "attributes": self._attributes.state(),
+            "left_out": self._attributes.left_out,
+            "buffers": buffers,
+            "files": self._saved_files(),
+        }
+
+    def _keep(self, state: State | None) -> Boundary | None:
+        """The place before a validation, unless somebody's hooks save what a validation may change."""
+        trainer: Any = self._trainer
+        module, data = trainer.lightning_module, trainer.datamodule
+        hooked = is_overridden("on_save_checkpoint", module) or (data is not None and is_overridden("state_dict", data))
+        if state is None or trainer.world_size > 1 or hooked:
+            return None
+        try:
+            callbacks = copy.deepcopy(_call_callbacks_state_dict(trainer))
+        except (RuntimeError, TypeError):  # a callback keeps what cannot be copied
+            return None
+        return Boundary(state, trainer.fit_loop.state_dict(), callbacks, Weights(module))
+
+    def _save(self, state: State, boundary: Boundary | None = None) -> None:
+        trainer = self._trainer
+        path = self._run.path / f"recovery-step={trainer.global_step}.ckpt"
+        folder = str(self._run.path)
+        ranks = gathered(trainer, state)
+        self._saving = {"at": state["at"], "files": state["files"], "folder": folder, "ranks": ranks}
+        before = self._data.unperturbed()
+        try:
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
+            if boundary is not None:
+                checkpoint["loops"]["fit_loop"] = boundary.loops
+                checkpoint["callbacks"] = boundary.callbacks | {self.state_key: self._saving}
+            self._write(checkpoint, path, RECOVERY)
         finally:
-            self._files.kind, self._saving = kind, None
-            path.unlink(missing_ok=True)  # the outbox has it
-        self._saved_at = time.monotonic()
+            self._saving = {}
+            if trainer.is_global_zero:
+                path.unlink(missing_ok=True)  # the outbox has it
+        self._data.calm(before)
+        self._agreement.saved()
 
-
-class _Place:
-    """An iterator over a training loader that counts, and that lets a recovery be saved before it fetches."""
-
-    def __init__(
-        self,
-        recovery: Recovery,
-        at_iter: State,
-        inner: Iterator[Any],
-        *,
-        seen: int = 0,
-        go_on_from: State | None = None,
-    ) -> None:
-        self._recovery = recovery
-        self._at_iter = at_iter
-        self._inner = inner
-        self._seen = seen
-        self._go_on_from = go_on_from
-
-    def __iter__(self) -> "_Place":
-        return self
-
-    def __next__(self) -> Any:
-        if self._go_on_from is not None:
-            put_back(self._go_on_from)
-            self._go_on_from = None
+    def _save_for_user(self, kind: str) -> None:
+        """An ordinary checkpoint of Lightning's."""
+        trainer = self._trainer
+        path = self._run.checkpoints / f"{kind}-step={trainer.global_step}.ckpt"
+        before = self._data.unperturbed()
+        if self._unavailable is None or trainer.world_size == 1:
+            self._write(trainer._checkpoint_connector.dump_checkpoint(False), path, kind)
         else:
-            self._recovery.between_steps(self._seen, self._at_iter)
-        batch = next(self._inner)
-        self._seen += 1
-        return batch
+            self._files.kind, kept = kind, self._files.kind
+            trainer.save_checkpoint(str(path), False)  # a strategy may save in a way of its own
+            self._files.kind = kept
+        self._data.calm(before)
 
+    def _write(self, checkpoint: State, path: Path, kind: str) -> None:
+        """Write the file, on the first rank. A full disk is no reason for the run to fail: the next may fit."""
+        result, why = SAVED, None
+        if self._trainer.is_global_zero:
+            try:
+                why = self._files.save_own(checkpoint, path, kind)
+                result = SAVED if why is None else DISK_FULL
+            except UnpicklingError as error:
+                result, why = NOT_LOADABLE, f"its checkpoints cannot be loaded without running code: {error}"[:500]
+        if result == DISK_FULL and not self._told_failure:
+            self._told_failure = True
+            self._tell("recovery_failed" if kind == RECOVERY else "checkpoint_failed", reason=why)
+        if kind == RECOVERY and first_says(self._trainer, result) == NOT_LOADABLE:
+            self._give_up(why or "")
 
-def _why_not(loader: Any) -> str | None:
-    if not isinstance(loader, DataLoader):
-        return f"the training data come from a {type(loader).__name__}, not from one DataLoader"
-    if isinstance(loader.dataset, IterableDataset):
-        return "the training data are an IterableDataset, which has no place to go back to"
-    if loader.persistent_workers:
-        return "persistent DataLoader workers carry their random numbers from epoch to epoch"
-    return None
+    def _give_up(self, why: str) -> None:
+        self._unavailable = why
+        self._tell("recovery_unavailable", reason=why)
 
+    def _tell(self, event_type: str, **data: Any) -> None:
+        if self._trainer.is_global_zero:
+            self._spool.event(event_type, **data)
 
-def _means(trainer: Trainer) -> State:
-    """Values of the epoch under way, as Lightning adds them up: the sum and the number of samples in it."""
-    results = trainer.fit_loop.epoch_loop._results
-    return {
-        key: (
-            result.value.clone(),
-            result.cumulated_batch_size.clone() if result.meta.is_mean_reduction else torch.tensor(0),
-        )
-        for key, result in results.items()
-        if result.is_tensor and result.meta.on_epoch and not result.has_reset
-    }
+    def _saved_files(self) -> list[str]:
+        folder = self._run.checkpoints
+        return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
 
-
-def _add_mean(result: Any, value: torch.Tensor, samples: torch.Tensor) -> None:
-    value = value.to(result.value.device)
-    if result.meta.is_mean_reduction:
-        result.value = value + result.value
-        result.cumulated_batch_size = samples.to(result.cumulated_batch_size.device) + result.cumulated_batch_size
-    elif result.meta.is_sum_reduction:
-        result.value = value + result.value
-    else:
-        result.value = result.meta.reduce_fx(value, result.value)
-    result._computed = None
-
-
-def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
-    return ((name, metric) for name, metric in module.named_modules() if isinstance(metric, Metric))
-
-
-def _gathered(metric: Metric) -> State:
-    """What a metric has gathered since its reset; it is in no checkpoint of Lightning's."""
-    states = {name: getattr(metric, name) for name in metric._defaults}
-    return {
-        "updates": metric._update_count,
-        "states": {
-            name: [item.clone() for item in state] if isinstance(state, list) else state.clone()
-            for name, state in states.items()
-        },
-    }
-
-
-def _restore(metric: Metric, gathered: State) -> None:
-    metric._update_count = gathered["updates"]
-    metric._computed = None
-    for name, state in gathered["states"].items():
-        moved = [item.to(metric.device) for item in state] if isinstance(state, list) else state.to(metric.device)
-        setattr(metric, name, moved)
+    def _remove_later_files(self) -> None:
+        """A file that ModelCheckpoint saved after the place is saved again, and under the same name."""
+        if self._trainer.is_global_zero:
+            for name in set(self._saved_files()) - set(self._loaded["files"]):
+                (self._run.checkpoints / name).unlink()

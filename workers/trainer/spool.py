@@ -57,13 +57,15 @@ class Spool:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write what is buffered. Raises `OSError`, on a full disk for instance: what is not written stays buffered."""
         if self._lines:
             data = memoryview(b"".join(self._lines))
-            self._lines.clear()
-            self._size_bytes = 0
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            try:
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            finally:
+                self._lines[:] = [bytes(data)] if data else []
+                self._size_bytes = len(data)
         self._flushed_at = time.monotonic()
 
     def _add(self, record: Mapping[str, Any]) -> None:
