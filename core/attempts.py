@@ -12,8 +12,11 @@ from core import events
 from core.database import Database
 from core.errors import LeaseLost
 from core.jobs import RELEASED, Job, end_as_cancelled, move, read_job, touch
-from core.states import ReasonCode, Status
-from core.tables import attempts, device_claims, jobs
+from core.states import CheckpointKind, ReasonCode, Status
+from core.tables import attempts, checkpoints, device_claims, jobs
+
+RENEWALS_PER_LEASE = 3
+"""How often a lease is renewed in the time that it lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,8 @@ class Attempts:
         touch(connection, job_id, token=token, **values)
         for event_type, at, data in happened:
             events.record(connection, job_id, event_type, at, data)
+            if event_type == "checkpoint_failed":  # whoever asked for it may ask again
+                touch(connection, job_id, token=token, checkpoint_requested_at=None)
             if event_type == "resumed" and data.get("resume") in ("exact", "epoch"):
                 connection.execute(update(attempts).where(attempts.c.token == token).values(resume=data["resume"]))
         if spool_offset is not None:
@@ -133,8 +138,12 @@ class Attempts:
 
     def finish(
         self, job_id: str, token: str, status: Status, reason: Mapping[str, Any] | None = None, **data: Any
-    ) -> None:
-        """End a job with its running attempt. Raises `LeaseLost`."""
+    ) -> Sequence[str]:
+        """End a job with its running attempt. Raises `LeaseLost`.
+
+        One that succeeded needs no recovery checkpoints any more: returns where the files of those lie, which are to be
+        removed now.
+        """
         with self._database.write() as connection:
             now = self._database.now(connection)
             _end_attempt(connection, job_id, token, str(status), now)
@@ -151,6 +160,11 @@ class Attempts:
                 finished_at=now,
                 **RELEASED,
             )
+            if status is not Status.SUCCEEDED:
+                return []
+            recoveries = (checkpoints.c.job_id == job_id) & (checkpoints.c.kind == CheckpointKind.RECOVERY)
+            gone = delete(checkpoints).where(recoveries, checkpoints.c.pinned.is_(False))
+            return connection.execute(gone.returning(checkpoints.c.storage_key)).scalars().all()
 
     def stopped(self, job_id: str, token: str, message: str, *, saved: bool) -> Status:
         """End an attempt that was stopped, and do with its job what is asked by now; returns where it went.
@@ -287,14 +301,16 @@ def _end_attempt(connection: Connection, job_id: str, token: str, outcome: str, 
         update(attempts)
         .where(attempts.c.job_id == job_id, attempts.c.token == token, attempts.c.ended_at.is_(None))
         .values(ended_at=now, outcome=outcome)
-        .returning(attempts.c.number, attempts.c.started_at)
+        .returning(attempts.c.number, attempts.c.started_at, attempts.c.renewals, attempts.c.lease_seconds)
     ).one_or_none()
     if row is None:
         raise LeaseLost(f"{job_id}: this attempt has already ended")
     connection.execute(
         delete(device_claims).where(device_claims.c.job_id == job_id, device_claims.c.attempt == row.number)
     )
-    seconds = max(0.0, (now - row.started_at).total_seconds())
+    # As long as its lease vouches for: hours for which a machine was down, or a clock was set forward, trained nothing.
+    vouched = row.lease_seconds * (1 + (row.renewals + 1) / RENEWALS_PER_LEASE)
+    seconds = min(vouched, max(0.0, (now - row.started_at).total_seconds()))
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(seconds_spent=jobs.c.seconds_spent + seconds))
 
 

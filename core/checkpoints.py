@@ -125,6 +125,11 @@ class Checkpoints:
         query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.kind == kind)
         return self._all(query.order_by(*NEWEST_CHECKPOINT))
 
+    def any(self) -> bool:
+        """Whether there is any checkpoint at all, of whichever project."""
+        with self._database.read() as connection:
+            return connection.execute(select(checkpoints.c.id).limit(1)).first() is not None
+
     def page(
         self, project_id: str, job_id: str, *, after_id: str | None = None, limit: int = 20
     ) -> Sequence[Checkpoint]:

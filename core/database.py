@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SCHEMA_REVISION = "0002"
 """Head of the migrations. Written down, so that a start need not load Alembic only to see that all is well."""
+READ_ONLY = "25006"
+"""SQLSTATE of a PostgreSQL that has just handed over to another."""
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -85,6 +87,8 @@ class Database:
 def is_outage(error: SQLAlchemyError) -> bool:
     """Whether the same may work later, because the database is away or busy; what is wrong with the data stays so."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == READ_ONLY:
         return True
     return isinstance(error, (OperationalError, PoolTimeout))
 
@@ -183,7 +187,7 @@ def _engine(url: str, pool_size: int, timeout_seconds: float) -> Engine:
     def _prepare(connection: DBAPIConnection, _record: object) -> None:
         connection.isolation_level = None  # SQLAlchemy, not the driver, says when a transaction begins
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "journal_size_limit=67108864"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "journal_size_limit=67108864"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

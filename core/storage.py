@@ -60,6 +60,10 @@ class Store:
         except OSError:
             return False
 
+    def expect(self) -> None:
+        """Know that the store has been made: where it is not there, it is away, and no other is made in its place."""
+        self._seen = True
+
     def attach(self) -> None:
         """Make the store if there is none yet, and know it from now on. Raises `OSError` when it cannot be reached."""
         if not self.check():

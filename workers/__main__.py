@@ -12,6 +12,7 @@ from setproctitle import setproctitle
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.bell import queue_of
+from core.checkpoints import Checkpoints
 from core.database import Database, wait_for
 from core.fleet import Fleet
 from core.ids import new_id
@@ -62,8 +63,10 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
     catalog = inventory.catalog
     fleet.announce(worker_id, catalog.digest, json.dumps(catalog.to_json()))
     store = Store(config.storage)
+    if Checkpoints(database).any():
+        store.expect()  # so that none is made anew where it is not mounted yet
     try:
-        store.attach()  # known from now on, so that it is noticed when it is away
+        store.attach()
     except OSError as error:
         log.warning("store_away", error=str(error))
     desk = Desk(database, store, config, worker_id, inventory)

@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.attempts import Attempts, Orders
+from core.attempts import RENEWALS_PER_LEASE, Attempts, Orders
 from core.claims import Claim
 from core.database import is_outage
 from core.errors import LeaseLost
@@ -27,7 +27,14 @@ class Lease(threading.Thread):
     `lost` is set once another holds the job; whatever waits on it stops.
     """
 
-    def __init__(self, attempts: Attempts, claim: Claim, lease_seconds: float, shutting_down: threading.Event) -> None:
+    def __init__(
+        self,
+        attempts: Attempts,
+        claim: Claim,
+        lease_seconds: float,
+        shutting_down: threading.Event,
+        grace_seconds: float,
+    ) -> None:
         super().__init__(name=f"lease {claim.job.id}", daemon=True)
         self.lost = threading.Event()
         self.orders = Orders.at_claim(claim.job)
@@ -36,6 +43,8 @@ class Lease(threading.Thread):
         self._claim = claim
         self._lease_seconds = lease_seconds
         self._shutting_down = shutting_down
+        self._grace_seconds = grace_seconds
+        self._give_up_at: float | None = None
 
     def run(self) -> None:
         """Look again and again until told to stop. An outage of the database is waited out: nobody can take the job."""
@@ -43,7 +52,7 @@ class Lease(threading.Thread):
         job_id, token = self._claim.job.id, self._claim.token
         while not self._stopping.wait(min(LOOK_SECONDS, self._lease_seconds / 6)):
             try:
-                if time.monotonic() - renewed_at > self._lease_seconds / 3:
+                if time.monotonic() - renewed_at > self._lease_seconds / RENEWALS_PER_LEASE:
                     self.orders = self._attempts.renew(job_id, token)
                     renewed_at = time.monotonic()
                 else:
@@ -70,6 +79,16 @@ class Lease(threading.Thread):
                 self.pause(DATABASE_RETRY_SECONDS)
 
     def pause(self, seconds: float) -> None:
-        """Wait before trying again. Raises `LeaseLost` where that is of no use: it is lost, or the worker stops."""
-        if self._shutting_down.wait(seconds) or self.lost.is_set():
-            raise LeaseLost("the worker shuts down, or another holds the job")
+        """Wait before trying again. Raises `LeaseLost` when it is lost, or a worker that stops has had its grace."""
+        if self._shutting_down.is_set() or self._shutting_down.wait(seconds):
+            now = time.monotonic()
+            self._give_up_at = self._give_up_at or now + self._grace_seconds
+            if now > self._give_up_at or self.lost.wait(min(seconds, self._grace_seconds)):
+                raise LeaseLost("the worker shuts down, and the database is away")
+        if self.lost.is_set():
+            raise LeaseLost("another holds the job")
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether the worker is about to stop."""
+        return self._shutting_down.is_set()

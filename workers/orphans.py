@@ -6,9 +6,10 @@ killed, or the machine went down: the next worker on this machine looks when it 
 
 import contextlib
 import os
-import shutil
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.attempts import Attempts
 from core.claims import Claims
-from core.database import Database
+from core.database import Database, is_outage
 from core.settings import Settings
 from core.storage import Store
 from workers.postmortem import PostMortem
@@ -55,11 +56,10 @@ class Orphans:
                 with _locked(run) as held:
                     if held is not None:
                         self._settle(run, run.path.parent.name, int(number), held)
-            except SQLAlchemyError as error:
-                log.warning("database_away", error=str(error).splitlines()[0])
-                return
-            except OSError as error:
-                log.warning("orphan_not_settled", run=str(run.path), error=str(error))
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("orphan_not_settled", run=str(run.path), error=str(error).splitlines()[0])
+                if isinstance(error, SQLAlchemyError) and is_outage(error):
+                    return
 
     def _settle(self, run: RunDir, job_id: str, attempt: int, held: int) -> None:
         kill_all_in(run.path)
@@ -69,11 +69,9 @@ class Orphans:
         log.warning("orphan_found", job_id=job_id, attempt=attempt, live=claim is not None)
         if claim is not None:
             Supervisor(self._database, self._store, self._config, claim, 0, self._shutting_down).adopt(os.dup(held))
-        elif self._attempts.known(job_id):
+        else:
             PostMortem(self._database, self._config, job_id, attempt, run).ship()
             run.ended.touch()
-        else:
-            shutil.rmtree(run.path, ignore_errors=True)
 
 
 def kill_all_in(folder: Path) -> None:
@@ -91,8 +89,9 @@ def kill_all_in(folder: Path) -> None:
 
 def remove_torn(run: RunDir) -> None:
     """Remove checkpoints that wait to be stored and are not whole, for the machine went down before they were."""
-    for path in (*run.outbox.glob("*"), *(run.path / "uploads").glob("*")):
-        if path.stat().st_size and not _is_whole(path):
+    waiting = [path for path in (run.path / "uploads").glob("*") if path.stat().st_size]  # empty: it is to be removed
+    for path in (*run.outbox.glob("*"), *waiting):
+        if not _is_whole(path):
             log.warning("torn_checkpoint_removed", path=str(path))
             path.unlink()
 
@@ -102,7 +101,7 @@ def _is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError):
         return False
 
 

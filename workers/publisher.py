@@ -98,6 +98,8 @@ class Publisher:
     def save(self, saved: Saved, source: Path) -> None:
         """Publish a checkpoint, then remove what it takes the place of."""
         job_id = self._claim.job.id
+        if source.exists() and not source.lstat().st_size:
+            raise Refused("it is empty")
         delivery = self._delivery(source, "ckpt", "checkpoints", ".ckpt")
         delivery.store_in(self.store)
         new = Checkpoint(

@@ -1,5 +1,6 @@
 """What keeps the fleet in order: expired leases, doorbells nobody heard, run directories left behind, preemption."""
 
+import os
 import shutil
 import threading
 import time
@@ -20,6 +21,7 @@ from core.reaper import Reaper
 from core.settings import Settings
 from core.storage import Store
 from workers.orphans import Orphans
+from workers.rundir import RunDir
 from workers.tasks import Desk
 
 SWEEP_SECONDS = 60.0
@@ -89,21 +91,31 @@ class Reconciler(threading.Thread):
 
 
 def sweep(runs: Path, attempts: Attempts, keep_seconds: float) -> None:
-    """Remove run directories of deleted jobs, and those of ended attempts not written to for `keep_seconds`.
+    """Remove run directories that nobody holds, have been settled or are of deleted jobs, `keep_seconds` after the end.
 
     Several workers may share a home and sweep it at once.
     """
     cutoff = time.time() - keep_seconds
-    for run in runs.glob("job_*/attempt-*"):
-        number = run.name.partition("-")[2]
+    for path in runs.glob("job_*/attempt-*"):
+        number = path.name.partition("-")[2]
         try:
-            if not number.isdecimal() or attempts.is_live(run.parent.name, int(number)):
+            if not number.isdecimal() or attempts.is_live(path.parent.name, int(number)):
                 continue
-            written = max(path.stat().st_mtime for path in (run, *run.iterdir()))
-            if written > cutoff and attempts.known(run.parent.name):
+            if max(one.stat().st_mtime for one in (path, *path.iterdir())) > cutoff:
                 continue
-            shutil.rmtree(run, ignore_errors=True)
-            if not any(run.parent.iterdir()):
-                run.parent.rmdir()
+            run = RunDir(path)
+            if run.job.exists() and not run.ended.exists() and attempts.known(path.parent.name):
+                continue  # there may be something in it that has not been shipped
+            _remove(run)
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
         except OSError as error:  # swept by another meanwhile, or made unreadable by the run
-            log.info("run_directory_not_swept", run=str(run), error=str(error))
+            log.info("run_directory_not_swept", run=str(path), error=str(error))
+
+
+def _remove(run: RunDir) -> None:
+    """Remove a run directory, unless a supervisor holds it."""
+    held = run.hold()
+    if held is not None:
+        shutil.rmtree(run.path, ignore_errors=True)
+        os.close(held)

@@ -15,6 +15,8 @@ from workers.rundir import storable
 READ_BYTES = 4 * 2**20
 STEP_MAX = 2**63 - 1
 EPOCH_MAX = 2**31 - 1
+NAME_BYTES_MAX = 255
+"""What a file system takes as the name of a file."""
 FILE_CHARACTERS = 100
 
 
@@ -111,7 +113,7 @@ def read_spool(path: Path, offset: int, line_max_bytes: int) -> Stretch:
             data = file.read(max(READ_BYTES, line_max_bytes + 1))
     except FileNotFoundError:
         return Stretch(iter(()), more=False)
-    return Stretch(_lines(data, offset, line_max_bytes), more=len(data) >= READ_BYTES)
+    return Stretch(_lines(data, offset, line_max_bytes), more=len(data) >= max(READ_BYTES, line_max_bytes + 1))
 
 
 def record_at(path: Path, offset: int, line_max_bytes: int) -> Record | None:
@@ -192,8 +194,12 @@ def _file(value: Any) -> str:
     return name
 
 
+def _bytes(text: str) -> int:
+    return len(text.encode())
+
+
 def _relative(value: Any) -> str:
     path = PurePosixPath(_text(value, 255))
-    if path.is_absolute() or ".." in path.parts:
-        raise RecordError(f"{value!r} leads outside the run's checkpoints")
+    if path.is_absolute() or ".." in path.parts or not path.parts or max(map(_bytes, path.parts)) > NAME_BYTES_MAX:
+        raise RecordError(f"{value!r} names no file of the run's checkpoints")
     return path.as_posix()

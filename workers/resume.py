@@ -12,7 +12,7 @@ from core.attempts import Attempts
 from core.checkpoints import Checkpoint, Checkpoints
 from core.claims import Claim
 from core.states import CheckpointKind
-from core.storage import Store
+from core.storage import FULL, Store
 from workers.lease import Lease
 from workers.rundir import RunDir
 
@@ -43,7 +43,12 @@ def bring_recovery(
             # The newest of a name: an older one that was pinned has kept its row.
             if kept.step <= found.step and kept.name not in brought:
                 brought.add(kept.name)
-                _bring(kept, store, run.checkpoints / kept.name)
+                try:
+                    _bring(kept, store, run.checkpoints / kept.name)
+                except OSError as error:  # a name that no file can have costs that file; a full disk costs the start
+                    if error.errno in FULL or not store.is_there:
+                        raise
+                    log.warning("checkpoint_not_brought", checkpoint_id=kept.id, error=str(error))
     lost = max(0, reached - (found.step if found else 0))
     start_from = found.id if found else None
     lease.insist(partial(attempts.start_from, job.id, claim.token, start_from, lost))
@@ -53,7 +58,7 @@ def bring_recovery(
 def _wait_for(store: Store, lease: Lease) -> None:
     deadline = time.monotonic() + STORE_WAIT_SECONDS
     while not store.is_there:
-        if time.monotonic() > deadline or lease.orders.stop:
+        if time.monotonic() > deadline or lease.orders.stop or lease.is_shutting_down:
             raise FileNotFoundError(f"the store at {store.root} is away")
         log.warning("store_away", store=str(store.root))
         lease.pause(STORE_RETRY_SECONDS)
@@ -65,8 +70,12 @@ def _bring(checkpoint: Checkpoint, store: Store, to: Path) -> bool:
     try:
         shutil.copyfile(store.path(checkpoint.storage_key), to)
     except FileNotFoundError:
+        store.check()  # it may be the store that is missing
         log.warning("checkpoint_missing", checkpoint_id=checkpoint.id)
         return False
+    except OSError:
+        to.unlink(missing_ok=True)  # half of it, where a disk is full
+        raise
     with to.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() == checkpoint.sha256:
             return True

@@ -19,6 +19,7 @@ reserve       room for the outcome on a disk that is full: the trainer removes i
 import fcntl
 import json
 import os
+import shutil
 import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -136,7 +137,16 @@ class RunDir:
         except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError:
+            os.close(descriptor)
+            raise
         return descriptor
+
+    def empty(self) -> None:
+        """Remove what is in it, but its lock: left by an attempt of the same number whose claim a database forgot."""
+        for path in self.path.iterdir():
+            if path != self.lock:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def order(self) -> Order:
         """What the trainer is to run."""

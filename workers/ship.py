@@ -131,15 +131,17 @@ class Shipper(threading.Thread):
         `store_full_max_seconds`. A worker that shuts down has `stop_grace_seconds`; once `given_up`, it is over.
         """
         self._finishing.set()
-        began = time.monotonic()
+        config, began = self._config, time.monotonic()
+        failing_since: float | None = None
         while self.is_alive():
             self.join(JOIN_SECONDS)
-            waited = time.monotonic() - began
+            now = time.monotonic()
+            failing_since = None if self.error is None else failing_since or now
             away = self._uploads.error is not None and not self.out_of_space
-            config = self._config
             most = config.store_away_max_seconds if away else config.store_full_max_seconds
-            hopeless = (self.error is not None and waited > most) or given_up()
-            if self._lost.is_set() or hopeless or (shutting_down.is_set() and waited > config.stop_grace_seconds):
+            hopeless = failing_since is not None and now - failing_since > most
+            late = self._lost.is_set() or (shutting_down.is_set() and now - began > config.stop_grace_seconds)
+            if hopeless or late or given_up():
                 self.abandon()
         return self._all_shipped
 

@@ -1,5 +1,6 @@
 """The supervisor of one attempt: starts its trainer, watches it, obeys its callers, and says how it ended."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ from core.database import Database
 from core.errors import LeaseLost
 from core.logs import Logs
 from core.settings import Settings
-from core.states import CheckpointKind, ReasonCode, Status
+from core.states import ReasonCode, Status
 from core.storage import Store
 from workers.disk import used_bytes
 from workers.forkserver import Fork, wait_any
@@ -57,11 +58,13 @@ class Supervisor:
         self._attempts = Attempts(database)
         self._checkpoints = Checkpoints(database)
         self._run = RunDir.of(config.runs_path, claim.job.id, claim.attempt)
-        self._lease = Lease(self._attempts, claim, config.lease_seconds, shutting_down)
+        self._lease = Lease(self._attempts, claim, config.lease_seconds, shutting_down, config.stop_grace_seconds)
         self._shipper = Shipper(database, store, config, claim, self._run, self._lease.lost)
         self._forks: list[Fork] = []
         self._held: int | None = None
         self._settled = False
+        self._codes: list[int | None] = []
+        """The exit codes of the ranks when the first had ended, before the others were killed."""
         self._asked = Control(saves=claim.job.checkpoint_requests)
         self._witness = Witness(self._run, self._forks, self._memory_max())
         self._log = log.bind(job_id=claim.job.id, attempt=claim.attempt)
@@ -115,6 +118,9 @@ class Supervisor:
         claim = self._claim
         try:
             self._held = self._run.hold()
+            if self._held is None:
+                raise CannotStart("its run directory is held by another supervisor")
+            self._run.empty()
             resume = claim.attempt > 1 and bring_recovery(
                 claim, self._run, self._attempts, self._checkpoints, self._store, self._lease
             )
@@ -155,6 +161,7 @@ class Supervisor:
             now = time.monotonic()
             codes = [fork.exit_code for fork in self._forks]
             if None not in codes or any(code not in (None, 0) for code in codes):
+                self._codes = codes
                 return Ended.EXITED
             if self._lease.lost.is_set():
                 return Ended.LOST
@@ -172,20 +179,23 @@ class Supervisor:
                 measured = now
                 if used_bytes(self._run.path, config.run_max_bytes) > config.run_max_bytes:
                     return Ended.OUT_OF_DISK
-            if self._ask(Control(orders.stop or self._shutting_down.is_set(), orders.saves)):
+            control = Control(orders.stop or self._shutting_down.is_set(), orders.saves)
+            self._ask(control)
+            if not control.stop and not self._asked.stop:
+                stop_by = float("inf")
+            elif stop_by == float("inf"):
                 stop_by = now + config.stop_grace_seconds
 
-    def _ask(self, control: Control) -> bool:
-        """Hand on what is asked of the trainer; whether it is to stop now, and was not before."""
-        if control == self._asked or self._asked.stop:  # a trainer that stops does nothing else any more
-            return False
+    def _ask(self, control: Control) -> None:
+        """Hand on what is asked of the trainer; one that is to stop does nothing else any more."""
+        if control == self._asked or self._asked.stop:
+            return
         try:
             self._run.ask(control)
         except OSError as error:  # a full disk, say: asked again at the next tick
             self._log.warning("not_asked", error=str(error))
-            return False
+            return
         self._asked = control
-        return control.stop
 
     def _end(self, ended: Ended) -> None:
         self._kill()
@@ -204,16 +214,19 @@ class Supervisor:
             self._stopped(f"killed by request, without a checkpoint of the last steps{self._why()}", saved=False)
             return
         outcome = self._outcome(ended)
+        # What ends because its worker is told to stop, costs no attempt.
+        lost = ReasonCode.PREEMPTED if self._shutting_down.is_set() else ReasonCode.WORKER_LOST
         if outcome is None:
-            self._lose(ReasonCode.WORKER_LOST, "the trainer was killed from outside, or its fork server or worker was")
+            self._lose(lost, "the trainer was killed from outside, or its fork server or worker was")
         elif outcome.status == "stopped":
-            self._stopped(f"stopped by request between two steps{self._why()}", saved=True)
+            but = "" if shipped else ", but what it saved could not be stored"
+            self._stopped(f"stopped by request between two steps{self._why()}{but}", saved=shipped)
         elif not shipped and outcome.status != "failed" and self._shipper.out_of_space:
             message = f"training ended well, but its files cannot be stored: {self._shipper.error}"
             self._finish(Outcome("failed", ReasonCode.OUT_OF_DISK, message))
         elif not shipped and outcome.status != "failed":
             why = f": {self._shipper.error}" if self._shipper.error else ""
-            self._lose(ReasonCode.WORKER_LOST, f"what it trained could not be handed over{why}")
+            self._lose(lost, f"what it trained could not be handed over{why}")
         elif outcome.code == ReasonCode.OOM and self._lease.orders.retry_oom:
             self._lose(ReasonCode.OOM, outcome.message or "out of memory")
         else:
@@ -227,17 +240,24 @@ class Supervisor:
         if ended is Ended.OUT_OF_DISK:
             message = f"its run directory took more than LIGHTYARD_RUN_MAX_BYTES ({self._config.run_max_bytes} bytes)"
             return Outcome("failed", ReasonCode.OUT_OF_DISK, message)
-        return self._witness.out_of_memory() if ended is Ended.OUT_OF_MEMORY else self._witness.outcome()
+        if ended is Ended.OUT_OF_MEMORY:
+            return self._witness.out_of_memory()
+        outcome = self._witness.outcome(self._codes)
+        if outcome is not None and outcome.status == "stopped" and self._forks and not self._asked.stop:
+            return Outcome(
+                "failed", ReasonCode.USER_ERROR, "the run says that it was stopped, which nobody asked it to"
+            )
+        return outcome
 
     def _finish(self, outcome: Outcome) -> None:
         job_id, token = self._claim.job.id, self._claim.token
-        if outcome.status == "succeeded":  # there is a later checkpoint than what it saved to go on from
-            for recovery in self._lease.insist(partial(self._checkpoints.of_kind, job_id, CheckpointKind.RECOVERY)):
-                self._lease.insist(partial(self._checkpoints.forget, recovery, self._store, token=token))
         reason = {"code": outcome.code, "message": outcome.message} if outcome.code else None
         if reason and outcome.traceback:
             reason["traceback"] = outcome.traceback
-        self._lease.insist(partial(self._attempts.finish, job_id, token, Status(outcome.status), reason))
+        finish = partial(self._attempts.finish, job_id, token, Status(outcome.status), reason)
+        for key in self._lease.insist(finish):
+            with contextlib.suppress(OSError):  # what stays is swept
+                self._store.delete(key)
         self._log.info("ended", status=outcome.status, code=outcome.code)
 
     def _stopped(self, message: str, *, saved: bool) -> None:

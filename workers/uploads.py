@@ -67,6 +67,7 @@ class Uploads(threading.Thread):
     def restore(self) -> None:
         """Take up what an earlier supervisor of the attempt left to do. Raises `OSError`."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._waiting.clear()
         for path in sorted(path for path in self._folder.iterdir() if path.name.isdecimal()):
             record = record_at(self._run.spool, int(path.name), self._line_max_bytes)
             if isinstance(record, Saved | Removed):
@@ -116,6 +117,7 @@ class Uploads(threading.Thread):
             except LeaseLost:
                 self._lost.set()
             except SQLAlchemyError as error:
+                self.error = None  # the store is not what fails
                 self._log.warning("database_away", error=str(error).splitlines()[0])
                 self._pause(RETRY_SECONDS)
             except OSError as error:

@@ -39,8 +39,11 @@ class Witness:
         message = f"the trainer and its children took more memory than they may have: {self._memory_max_bytes} bytes"
         return Outcome("failed", ReasonCode.OOM, message)
 
-    def outcome(self) -> Outcome | None:
-        """How a run ended that nobody ended; None: by no fault of its own."""
+    def outcome(self, first_codes: Sequence[int | None]) -> Outcome | None:
+        """How a run ended that nobody ended; None: by no fault of its own.
+
+        `first_codes` are the ranks' exit codes when the first of them had ended.
+        """
         said = self._run.read_outcome()
         kernel_killed = oom_kills() > self._oom_kills
         if said is not None:
@@ -51,7 +54,9 @@ class Witness:
                 and "killed by signal: Killed" in (said.message or "")
             ):
                 return self.out_of_memory()
-            return None if said.status == "lost" else said
+            # A rank that loses another says that a connection broke: it was killed, and that is no fault of the run.
+            of_rank = len(first_codes) > 1 and -signal.SIGKILL in first_codes and said.status == "failed"
+            return None if said.status == "lost" or of_rank else said
         codes = [fork.exit_code for fork in self._forks]
         if kernel_killed and -signal.SIGKILL in codes:
             return self.out_of_memory()

@@ -49,7 +49,7 @@ def connection(
 ) -> None:
     """Train PyTorch Lightning models on a Lightyard service."""
     context.obj = Connection(url, key)
-    logger = logging.getLogger("lightyard")
+    logger = logging.getLogger("lightyard.client")
     # One for this run of the command, whatever a run before it in the same process has said.
     logger.handlers = [NoticeHandler()]
     logger.propagate = False

@@ -14,7 +14,7 @@ from lightyard.errors import ApiError, BadAnswerError, Fault, LightyardError, Un
 from lightyard.release import client_version
 from lightyard.retry import Backoff, Retry, retry_after_seconds
 
-log = logging.getLogger("lightyard")
+log = logging.getLogger("lightyard.client")
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0

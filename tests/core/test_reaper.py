@@ -1,4 +1,8 @@
-from collections.abc import Callable
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +18,7 @@ from core.database import Database
 from core.jobs import Job
 from core.reaper import Reaper
 from core.states import Status
+from tests.waiting import wait_until
 
 Submit = Callable[..., Job]
 Join = Callable[..., str]
@@ -21,6 +26,8 @@ Take = Callable[..., Claim | None]
 
 NOW = Retry(0.0001, 1.0)
 LEASE_SECONDS = 15.0
+MOMENT_SECONDS = 0.1
+"""What is not done by then waits for the lock."""
 
 
 @dataclass
@@ -133,3 +140,48 @@ def test_no_step_of_the_databases_clock_expires_a_lease_or_keeps_it(
     Attempts(database).renew(taken.job.id, taken.token)
     assert watch(reaper, clock, LEASE_SECONDS) == []
     assert watch(reaper, clock, 2.0) == [(taken.job.id, Status.QUEUED)]
+
+
+@contextmanager
+def locked(database: Database) -> Iterator[None]:
+    """Another process may hold the lock of all who write, as a backup does."""
+    assert database.engine.url.database
+    with closing(sqlite3.connect(database.engine.url.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_database_that_is_locked_for_longer_than_a_lease_expires_nobody(
+    database: Database, taken: Claim, clock: Clock
+) -> None:
+    reaper = Reaper(Attempts(database), NOW)
+    assert watch(reaper, clock, 3.0) == []
+    with ThreadPoolExecutor(1) as pool:
+        with locked(database):
+            until = clock.seconds + LEASE_SECONDS + 1
+            while clock.seconds < until:
+                clock.seconds += 1.0
+                look = pool.submit(reaper.look)
+                if not wait([look], MOMENT_SECONDS).done:
+                    clock.seconds = until
+        assert look.result() == []
+    Attempts(database).renew(taken.job.id, taken.token)
+    assert watch(reaper, clock, LEASE_SECONDS) == []
+    assert watch(reaper, clock, 2.0) == [(taken.job.id, Status.QUEUED)]
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_lease_that_could_not_be_renewed_while_its_end_waited_for_the_lock_is_left_alone(
+    database: Database, submit: Submit, worker: Join, claim: Take
+) -> None:
+    submit()
+    assert claim(worker("cpu:0"), lease_seconds=MOMENT_SECONDS) is not None
+    (lease,) = Attempts(database).leases()
+    with ThreadPoolExecutor(1) as pool:
+        with locked(database):
+            began, end = time.monotonic(), pool.submit(Attempts(database).expire, lease, NOW)
+            wait_until(lambda: time.monotonic() > began + MOMENT_SECONDS, what="a lease's time has passed")
+        assert end.result() is None
+    assert Attempts(database).expire(lease, NOW) is Status.QUEUED

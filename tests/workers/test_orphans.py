@@ -91,11 +91,13 @@ def test_an_attempt_that_was_given_up_is_still_heard_but_publishes_no_checkpoint
     assert len(Jobs(database).get(caller.project_id, held.job.id).attempts_list) == 1
 
 
-def test_the_directory_of_a_deleted_job_goes(database: Database, caller: Caller, held: Claim, orphan: Ship) -> None:
+def test_the_directory_of_a_deleted_job_is_left_to_be_swept(
+    database: Database, caller: Caller, held: Claim, orphan: Ship
+) -> None:
     Attempts(database).finish(held.job.id, held.token, Status.FAILED)
     Jobs(database).delete(caller.project_id, held.job.id, lambda _: None)
     settle(database, orphan)
-    assert not orphan.run.path.exists()
+    assert orphan.run.ended.exists()
 
 
 def test_what_still_runs_in_the_directory_is_killed_first(database: Database, held: Claim, orphan: Ship) -> None:

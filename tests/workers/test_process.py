@@ -41,7 +41,7 @@ import psutil
 from tests.waiting import wait_until
 from workers import forkserver
 
-for _ in range(5):
+for _ in range(3):
     held = forkserver.Fork("time", "sleep", 60)
     os.kill(forkserver._server_pid(), signal.SIGKILL)  # it is not gone yet, and may still take a call
     after = forkserver.Fork("builtins", "bool")

@@ -272,7 +272,9 @@ class Recovery(Callback):
                 result = SAVED if why is None else DISK_FULL
             except UnpicklingError as error:
                 result, why = NOT_LOADABLE, f"its checkpoints cannot be loaded without running code: {error}"[:500]
-        if result == DISK_FULL and not self._told_failure:
+        if result == DISK_FULL and kind == REQUESTED:
+            self._tell("checkpoint_failed", reason=why)  # each time: somebody waits for it
+        elif result == DISK_FULL and not self._told_failure:
             self._told_failure = True
             self._tell("recovery_failed" if kind == RECOVERY else "checkpoint_failed", reason=why)
         if kind == RECOVERY and first_says(self._trainer, result) == NOT_LOADABLE:
