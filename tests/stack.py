@@ -35,6 +35,7 @@ FAST = {
     "LIGHTYARD_STOP_GRACE_SECONDS": "5",
     "LIGHTYARD_SHIP_INTERVAL_SECONDS": "0.05",
     "LIGHTYARD_RECOVERY_INTERVAL_SECONDS": "0.4",
+    "LIGHTYARD_PREEMPTION": "true",
     "LIGHTYARD_WORKER_SLOTS": "2",
     "LIGHTYARD_WORKER_DEVICES": "cpu",
     "LIGHTYARD_CATALOG_MODULES": "models,misbehaving",
@@ -58,11 +59,18 @@ class Backend:
 class Stack:
     """One API and some workers on one database, one broker and one store; each worker has a home of its own.
 
-    Logs lie in `logs` in its folder, one file per process. Everything dies with the test run.
+    Logs lie in `logs` in its folder, one file per process. Everything dies with the test run. `settings` are for all
+    processes, `settings_of` for those of a name.
     """
 
     def __init__(
-        self, folder: Path, backend: Backend, *, workers: int = 1, settings: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        backend: Backend,
+        *,
+        workers: int = 1,
+        settings: Mapping[str, str] | None = None,
+        settings_of: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self.folder = folder
         self.backend = backend
@@ -70,6 +78,7 @@ class Stack:
         self.port = free_port(HOST)
         self.address = address(HOST, self.port)
         self.settings = FAST | dict(settings or {})
+        self.settings_of = dict(settings_of or {})
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         (folder / "logs").mkdir(parents=True)
         try:
@@ -118,10 +127,11 @@ class Stack:
             "LIGHTYARD_STORAGE_URL": f"file://{self.home / 'store'}",
             "LIGHTYARD_WORKER_NAME": name,
         }
+        chosen = self.settings | dict(self.settings_of.get(name, {})) | dict(settings or {})
         with (self.folder / "logs" / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                env=os.environ | environment | self.settings | dict(settings or {}),
+                env=os.environ | environment | chosen,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
