@@ -11,9 +11,9 @@ from sqlalchemy import Connection, delete, select, update
 from core import events
 from core.database import Database
 from core.errors import LeaseLost
-from core.jobs import RELEASED, Job, end_as_cancelled, move, read_job, touch
-from core.states import CheckpointKind, ReasonCode, Status
-from core.tables import attempts, checkpoints, device_claims, jobs
+from core.jobs import RELEASED, Job, drop_recoveries, end_as_cancelled, move, read_job, touch
+from core.states import ReasonCode, Status
+from core.tables import attempts, device_claims, jobs
 
 RENEWALS_PER_LEASE = 3
 """How often a lease is renewed in the time that it lasts."""
@@ -162,9 +162,7 @@ class Attempts:
             )
             if status is not Status.SUCCEEDED:
                 return []
-            recoveries = (checkpoints.c.job_id == job_id) & (checkpoints.c.kind == CheckpointKind.RECOVERY)
-            gone = delete(checkpoints).where(recoveries, checkpoints.c.pinned.is_(False))
-            return connection.execute(gone.returning(checkpoints.c.storage_key)).scalars().all()
+            return drop_recoveries(connection, job_id)
 
     def stopped(self, job_id: str, token: str, message: str, *, saved: bool) -> Status:
         """End an attempt that was stopped, and do with its job what is asked by now; returns where it went.

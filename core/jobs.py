@@ -382,7 +382,7 @@ def touch(connection: Connection, job_id: str, *, token: str | None = None, **va
 def end_as_cancelled(
     connection: Connection, job_id: str, message: str, at: datetime, *, guard: str | None = None
 ) -> None:
-    """Cancel a job that no attempt trains any more; what it saved to go on from becomes its last checkpoint."""
+    """Cancel a job that no attempt trains any more; what it saved last to go on from becomes its last checkpoint."""
     recoveries = select(checkpoints).where(
         checkpoints.c.job_id == job_id, checkpoints.c.kind == CheckpointKind.RECOVERY
     )
@@ -394,7 +394,24 @@ def end_as_cancelled(
         kept = update(checkpoints).where(checkpoints.c.id == newest.id).values(kind=CheckpointKind.STOP, name=name)
         connection.execute(kept)
         values["last_checkpoint_id"] = newest.id
+    drop_recoveries(connection, job_id)
     move(connection, job_id, Status.CANCELLED, "cancelled", at, data={"reason": reason}, guard=guard, **values)
+
+
+def drop_recoveries(connection: Connection, job_id: str) -> Sequence[str]:
+    """Forget what a job that is about to end saved to go on from, but for what is pinned; returns where the files lie.
+
+    Where nobody removes them after the commit, they are swept.
+    """
+    mine = (checkpoints.c.job_id == job_id) & (checkpoints.c.kind == CheckpointKind.RECOVERY)
+    columns = (checkpoints.c.id, checkpoints.c.storage_key)
+    gone = connection.execute(
+        delete(checkpoints).where(mine, checkpoints.c.pinned.is_(False)).returning(*columns)
+    ).all()
+    for pointer in (jobs.c.best_checkpoint_id, jobs.c.last_checkpoint_id) if gone else ():
+        here = (jobs.c.id == job_id) & pointer.in_([row.id for row in gone])
+        connection.execute(update(jobs).where(here).values({pointer.name: None}))
+    return [row.storage_key for row in gone]
 
 
 def read_job(connection: Connection, job_id: str) -> Job:

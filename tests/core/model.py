@@ -106,6 +106,8 @@ class ModelJob:
 
     def finish(self, status: Status) -> None:
         self._end_attempt(str(status))
+        if status is Status.SUCCEEDED:
+            self._drop_recoveries()
         self._go(status, str(status))
 
     def publish(self, checkpoint_id: str, kind: str, *, is_last: bool) -> None:
@@ -133,7 +135,13 @@ class ModelJob:
             self.last = max(self.recoveries)
             self.recoveries.remove(self.last)
             self.stops.append(self.last)
+        self._drop_recoveries()
         self._go(Status.CANCELLED, "cancelled")
+
+    def _drop_recoveries(self) -> None:
+        if self.last in self.recoveries:
+            self.last = None
+        self.recoveries.clear()
 
     def _go(self, status: Status, event: str) -> None:
         self.status = status

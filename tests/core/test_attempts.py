@@ -1,8 +1,9 @@
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from core.attempts import Attempts, Orders, Retry
 from core.checkpoints import Checkpoint, Checkpoints
@@ -14,6 +15,7 @@ from core.ids import new_id
 from core.jobs import Job, Jobs
 from core.security import Caller
 from core.states import CheckpointKind, ReasonCode, Status
+from core.tables import attempts
 
 Submit = Callable[..., Job]
 Join = Callable[..., str]
@@ -331,7 +333,7 @@ def test_a_cancelled_job_keeps_its_newest_recovery_checkpoint_as_its_last(
     job, jobs, store = submit(), Jobs(database), Attempts(database)
     taken = claim(worker("cpu:0"))
     assert taken is not None
-    older, newest = save(database, taken, 10), save(database, taken, 20)
+    _, newest = save(database, taken, 10), save(database, taken, 20)
     if how == "queued before":
         store.lose(job.id, taken.token, ReasonCode.PREEMPTED, "drained", NOW)
     if how == "paused before":
@@ -348,8 +350,38 @@ def test_a_cancelled_job_keeps_its_newest_recovery_checkpoint_as_its_last(
     ended = jobs.get(caller.project_id, job.id)
     assert (ended.status, ended.last_checkpoint_id) == (Status.CANCELLED, newest)
     found = {one.id: (one.kind, one.name) for one in Checkpoints(database).page(caller.project_id, job.id)}
-    assert found == {newest: ("stop", "stop-20.ckpt"), older: ("recovery", "recovery-10.ckpt")}
+    assert found == {newest: ("stop", "stop-20.ckpt")}
     assert Checkpoints(database).page(caller.project_id, job.id)[0].is_last
+
+
+def test_what_a_job_saved_to_go_on_from_goes_in_the_moment_in_which_it_has_succeeded(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take
+) -> None:
+    for status, kept in ((Status.SUCCEEDED, 1), (Status.FAILED, 2)):
+        job = submit()
+        taken = claim(worker("cpu:0"))
+        assert taken is not None
+        save(database, taken, 10)
+        own = save(database, taken, 20, CheckpointKind.MODEL_CHECKPOINT)
+        keys = Attempts(database).finish(job.id, taken.token, status)
+        left = Checkpoints(database).page(caller.project_id, job.id)
+        assert len(keys) == 2 - kept
+        assert len(left) == kept
+        assert own in {one.id for one in left}
+
+
+def test_hours_for_which_nobody_renewed_the_lease_are_no_running_time(
+    database: Database, caller: Caller, submit: Submit, worker: Join, claim: Take
+) -> None:
+    job = submit(max_seconds=3600.0)
+    taken = claim(worker("cpu:0"), lease_seconds=15.0)
+    assert taken is not None
+    Attempts(database).renew(job.id, taken.token)
+    with database.write() as connection:
+        long_ago = database.now(connection) - timedelta(hours=8)
+        connection.execute(update(attempts).values(started_at=long_ago))
+    Attempts(database).lose(job.id, taken.token, ReasonCode.WORKER_LOST, "the machine was down", NOW)
+    assert Jobs(database).get(caller.project_id, job.id).seconds_spent == pytest.approx(25.0)
 
 
 def test_a_job_that_is_cancelled_without_a_recovery_checkpoint_keeps_the_last_of_its_own(

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 from workers.rundir import Order, Outcome, RunDir, write_whole
@@ -34,3 +35,19 @@ def test_the_end_of_a_log_is_read_without_the_whole(tmp_path: Path) -> None:
     assert run.log_tail(10) == ""
     run.log.write_bytes(b"a" * 100 + "…end".encode())
     assert run.log_tail(6) == "…end"
+
+
+def test_a_directory_is_held_by_one_at_a_time_and_emptied_but_for_its_lock(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    lock = run.hold()
+    assert lock is not None
+    assert RunDir(tmp_path / "run").hold() is None
+    run.create(Order("job_1", 1, {}, ["cpu:0"], []))
+    write_whole(run.outcome, {"status": "succeeded"})
+    run.empty()
+    assert [path.name for path in run.path.iterdir()] == ["lock"]
+    assert RunDir(tmp_path / "run").hold() is None
+    os.close(lock)
+    again = run.hold()
+    assert again is not None
+    os.close(again)

@@ -31,6 +31,12 @@ class Ending(Dataset[int]):
         return index
 
 
+@pytest.fixture(autouse=True)
+def _torch_hears_of_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test may have taken SIGCHLD from torch, which installs its handler once in a process."""
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
+
+
 def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
