@@ -23,7 +23,7 @@ from tests.workers.trainer.runs import (
 )
 from workers.rundir import Outcome, RunDir
 
-KILLS = 2
+KILLS = 10
 """How often each kind of model is killed: at random steps, of each part of the run one."""
 STEPS = 30
 
