@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import warnings
 
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 
 def main() -> int:
     """Run until told to stop (SIGTERM, SIGINT); the exit status says whether it went well."""
+    # Until Celery's own handlers stand: a worker told to stop while it starts signs off all the same.
+    signal.signal(signal.SIGTERM, _leave)
     setproctitle(TITLE)
     config = settings()
     configure(config)
@@ -99,6 +102,11 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _leave(_signal: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+    raise SystemExit(0)
 
 
 def _prepare_environment() -> None:

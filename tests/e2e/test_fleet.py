@@ -56,6 +56,14 @@ def test_a_worker_told_to_stop_hands_its_job_back_at_no_cost(user: User) -> None
     assert [one["outcome"] for one in job["attempts"]] == ["preempted", "succeeded"]
 
 
+def test_a_worker_told_to_stop_while_it_starts_ends_well_and_signs_off(user: User) -> None:
+    worker = psutil.Process(user.stack.start_worker().pid)
+    wait_until(lambda: worker.cmdline()[0] == "lightyard-worker", what="the worker has begun", deadline_seconds=30)
+    assert user.stack.terminate("worker-2") == 0
+    names = [one["name"] for one in user.client.get("/v1/workers").json()["data"] if one["status"] == "online"]
+    assert names == ["worker-1"]
+
+
 def test_a_job_whose_doorbell_was_lost_runs_all_the_same(user: User) -> None:
     worker = psutil.Process(user.stack.processes["worker-1"].pid)
     worker.suspend()

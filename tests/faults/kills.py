@@ -93,20 +93,22 @@ class WorkerDrain(Fault):
         jobs = jobs_of(world.trainers(worker))
         process = world.stack.processes[worker]
         world.leaving.add(worker)
-        state = {"process": process, "by": time.monotonic() + STOP_SECONDS}
+        state = {"process": process, "by": time.monotonic() + STOP_SECONDS, "begun": begun(process.pid)}
         hit = Hit(worker, jobs, frozenset({worker}), state)
         process.send_signal(signal.SIGTERM)
         return hit
 
     def heal(self, ground: Ground, hit: Hit) -> float | None:
         process, worker = hit.state["process"], hit.what
+        # Another fault may have killed it meanwhile, and one still importing has nothing to end well.
+        allowed = {0, -signal.SIGKILL} if hit.state["begun"] else {0, -signal.SIGKILL, -signal.SIGTERM}
         if process.poll() is None:
             if time.monotonic() < hit.state["by"]:
                 return LOOK_SECONDS
             ground.complain(f"{worker} had not ended {STOP_SECONDS:g} s after SIGTERM")
             process.kill()
             process.wait()
-        elif process.returncode not in (0, -signal.SIGKILL):  # another fault may have killed it meanwhile
+        elif process.returncode not in allowed:
             ground.complain(f"{worker} ended with {process.returncode} after SIGTERM")
         ground.world.leaving.discard(worker)
         ground.world.start(worker)
@@ -205,6 +207,13 @@ def kill(process: psutil.Process) -> None:
         process.kill()
     except GONE as error:
         raise NotNow("it has just ended by itself") from error
+
+
+def begun(pid: int) -> bool:
+    """Whether a worker has got past importing itself: it names its process first of all."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "-m" not in psutil.Process(pid).cmdline()
+    return False
 
 
 def resume(family: list[psutil.Process]) -> None:
