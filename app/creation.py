@@ -12,7 +12,7 @@ from app.schemas.jobs import JobOut
 from app.schemas.resource import as_json
 from app.service import Service
 from core.idempotency import Answer
-from core.jobs import NewJob
+from core.job import NewJob
 from core.security import Caller
 
 QUEUE_FULL_RETRY_SECONDS = 30

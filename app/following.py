@@ -14,7 +14,7 @@ from app.head import is_head
 from app.service import Service
 from app.stream import COMMENT, OUTAGE_PAUSE_SECONDS, EventStream, in_thread, message, opening
 from core.errors import BadRequest, NotFound
-from core.jobs import Job
+from core.job import Job
 from core.security import Caller
 
 log = structlog.get_logger("lightyard.api")

@@ -12,7 +12,7 @@ from core.catalog import Catalog
 from core.defaults import class_paths, defaults, request, resolved
 from core.documents import JSON_TYPES, read_document
 from core.errors import Fault, Invalid, UnsupportedMediaType
-from core.jobs import Job, NewJob
+from core.job import Job, NewJob
 from core.settings import Settings
 from core.spec import JobSpec, Limits, check, read_fields
 from core.values import FAULTS_MAX, TOO_MANY, at_most, escape

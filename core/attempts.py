@@ -11,7 +11,8 @@ from sqlalchemy import Connection, delete, select, update
 from core import events
 from core.database import Database
 from core.errors import LeaseLost
-from core.jobs import RELEASED, Job, drop_recoveries, end_as_cancelled, move, read_job, touch
+from core.job import Job, read_job
+from core.jobs import RELEASED, drop_recoveries, end_as_cancelled, move, touch
 from core.states import ReasonCode, Status
 from core.tables import attempts, device_claims, jobs
 

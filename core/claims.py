@@ -14,7 +14,8 @@ from sqlalchemy import ColumnElement, Connection, Row, Text, cast, insert, selec
 from core import events
 from core.database import Database
 from core.devices import Kinds, free_by_kind, offered, runnable
-from core.jobs import Job, as_job, moved, read_job
+from core.job import Job, as_job, read_job
+from core.jobs import moved
 from core.settings import BACKOFF_MAX_SECONDS
 from core.states import Phase, Status
 from core.tables import attempts, device_claims, jobs, projects, workers

@@ -1,7 +1,6 @@
 """Jobs and their attempts: the one door through which a job's state moves, with its event in the same transaction."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,8 +10,9 @@ from core import events
 from core.database import Database
 from core.errors import Conflict, LeaseLost, NotFound, PreconditionFailed
 from core.ids import new_id
-from core.states import FINAL, CheckpointKind, ReasonCode, Status, allowed_actions, sources
-from core.tables import attempts, checkpoints, job_labels, jobs
+from core.job import Job, NewJob, as_job, attempts_of, read_job
+from core.states import CheckpointKind, ReasonCode, Status, allowed_actions, sources
+from core.tables import checkpoints, job_labels, jobs
 
 NEWEST_CHECKPOINT = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.id.desc())
 """By how far the run was, not by the clock, which may have been set back."""
@@ -23,95 +23,6 @@ RELEASED: dict[str, Any] = {
     "checkpoint_requested_at": None,
 }
 """Of a job that no attempt holds any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One try at running a job, on one worker, under one fencing token."""
-
-    job_id: str
-    number: int
-    token: str
-    worker_id: str
-    worker: str
-    devices: list[str]
-    lease_seconds: float
-    renewals: int
-    started_at: datetime
-    ended_at: datetime | None
-    outcome: str | None
-    resume: str | None
-    resumed_from: str | None
-    steps_lost: int | None
-    spool_offset: int
-    preempted_for: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A job as it stands; `attempts_list` is empty where the verb did not ask for them."""
-
-    id: str
-    project_id: str
-    parent_id: str | None
-    name: str | None
-    labels: dict[str, str]
-    subcommand: str
-    config: dict[str, Any]
-    class_paths: list[str]
-    accelerator: str
-    devices: int
-    priority: int
-    max_seconds: float
-    max_attempts: int
-    max_memory_bytes: int | None
-    retry_oom: bool
-    status: Status
-    phase: str | None
-    reason: dict[str, Any] | None
-    progress: dict[str, Any] | None
-    metrics: dict[str, Any]
-    attempt: int
-    attempts_spent: int
-    token: str | None
-    seconds_spent: float
-    best_checkpoint_id: str | None
-    last_checkpoint_id: str | None
-    cancel_requested_at: datetime | None
-    cancel_forced: bool
-    pause_requested_at: datetime | None
-    checkpoint_requested_at: datetime | None
-    checkpoint_requests: int
-    version: int
-    available_at: datetime
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    attempts_list: tuple[Attempt, ...] = ()
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing can move it any more."""
-        return self.status in FINAL
-
-
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """What a submission asks for, already validated. Times in seconds, memory in bytes."""
-
-    config: dict[str, Any]
-    class_paths: Sequence[str]
-    accelerator: str
-    devices: int
-    max_seconds: float
-    max_attempts: int
-    max_memory_bytes: int | None = None
-    retry_oom: bool = False
-    name: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    subcommand: str = "fit"
-    priority: int = 0
-    parent_id: str | None = None
 
 
 class Jobs:
@@ -412,27 +323,3 @@ def drop_recoveries(connection: Connection, job_id: str) -> Sequence[str]:
         here = (jobs.c.id == job_id) & pointer.in_([row.id for row in gone])
         connection.execute(update(jobs).where(here).values({pointer.name: None}))
     return [row.storage_key for row in gone]
-
-
-def read_job(connection: Connection, job_id: str) -> Job:
-    """The job with its attempts, inside a transaction."""
-    return as_job(
-        connection.execute(select(jobs).where(jobs.c.id == job_id)).one(),
-        attempts_of(connection, [job_id]).get(job_id, ()),
-    )
-
-
-def attempts_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[Attempt, ...]]:
-    """The attempts of some jobs, by job id, oldest first."""
-    found: dict[str, tuple[Attempt, ...]] = {}
-    query = select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.job_id, attempts.c.number)
-    for row in connection.execute(query):
-        found[row.job_id] = (*found.get(row.job_id, ()), Attempt(**row._mapping))
-    return found
-
-
-def as_job(row: Any, tries: tuple[Attempt, ...] = ()) -> Job:
-    """A row as what the stores hand out."""
-    values = dict(row._mapping)
-    values["status"] = Status(values["status"])
-    return Job(**values, attempts_list=tries)

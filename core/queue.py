@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, func, or_, select
 from core.claims import CLOCK_STEP_SECONDS
 from core.database import Database
 from core.devices import Announced, free_by_kind, offered
-from core.jobs import Job, as_job
+from core.job import Job, as_job
 from core.states import FINAL, Status
 from core.tables import jobs, workers
 

@@ -11,7 +11,7 @@ from app.routes.documented import problems
 from app.schemas.jobs import EventOut
 from app.schemas.resource import Page, answer
 from app.stream import EventStream, in_thread, message
-from core.jobs import Job
+from core.job import Job
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"], dependencies=GUARDS)
 

@@ -16,7 +16,8 @@ from app.service import Service
 from app.stream import in_thread, unless_hung_up
 from app.submission import changes_in, new_job, overridden, validated
 from core.errors import BadRequest, Invalid, PreconditionFailed, PreconditionRequired, Unavailable
-from core.jobs import Job, NewJob, invalid_transition
+from core.job import Job, NewJob
+from core.jobs import invalid_transition
 from core.security import Caller
 from core.states import Status
 from core.storage import job_prefix

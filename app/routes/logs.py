@@ -11,7 +11,7 @@ from app.following import follow, resume_from
 from app.routes.documented import problems
 from app.stream import EventStream, in_thread, message
 from core.errors import BadRequest
-from core.jobs import Job
+from core.job import Job
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["logs"], dependencies=GUARDS)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from app.schemas.resource import FaultOut, Page, Resource
 from core.catalog import Entry, Kind
 from core.fleet import Worker
-from core.jobs import Job
+from core.job import Job
 from core.queue import Waiting
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from app.schemas.resource import FaultOut, Number, Resource
 from core.events import Event
-from core.jobs import Attempt, Job
+from core.job import Attempt, Job
 from core.queue import Waiting
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from core.database import Database
-from core.jobs import Job
+from core.job import Job
 from core.states import Status
 from core.tables import attempts, checkpoints, device_claims, events, jobs
 from tests.core.model import ModelJob

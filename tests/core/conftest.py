@@ -11,7 +11,8 @@ from core.claims import Claim, Claims
 from core.database import Database, upgrade
 from core.fleet import Fleet
 from core.ids import new_id
-from core.jobs import Job, Jobs, NewJob
+from core.job import Job, NewJob
+from core.jobs import Jobs
 from core.security import Caller, authenticate, first_start
 from core.tables import metadata
 from tests.servers import empty_database

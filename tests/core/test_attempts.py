@@ -12,7 +12,8 @@ from core.database import Database
 from core.errors import LeaseLost
 from core.events import Events
 from core.ids import new_id
-from core.jobs import Job, Jobs
+from core.job import Job
+from core.jobs import Jobs
 from core.security import Caller
 from core.states import CheckpointKind, ReasonCode, Status
 from core.tables import attempts

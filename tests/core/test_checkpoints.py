@@ -12,7 +12,8 @@ from core.database import Database
 from core.errors import Conflict, LeaseLost, NotFound, Unavailable
 from core.events import Events
 from core.ids import new_id
-from core.jobs import Job, Jobs
+from core.job import Job
+from core.jobs import Jobs
 from core.security import Caller
 from core.states import ReasonCode
 from core.storage import Store

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from core.attempts import Attempts, Retry
 from core.claims import CLAIM_PAGES, Claim, Claims
 from core.database import Database
-from core.jobs import Job
+from core.job import Job
 from core.security import Caller
 from core.states import ReasonCode, Status
 from core.tables import attempts, device_claims, jobs, projects

@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, inspect, select, text, update
 from core.attempts import Attempts, Retry
 from core.database import Database, alembic_config, downgrade, upgrade
 from core.ids import is_id, new_id
-from core.jobs import read_job
+from core.job import read_job
 from core.states import Status
 from core.tables import metadata, projects
 

@@ -8,7 +8,7 @@ from core.claims import Claim
 from core.database import Database
 from core.epilogue import Epilogue
 from core.events import Events
-from core.jobs import Job
+from core.job import Job
 from core.states import ReasonCode
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)

@@ -3,7 +3,7 @@ from collections.abc import Callable
 from core.claims import Claim
 from core.database import Database
 from core.fleet import Fleet
-from core.jobs import Job
+from core.job import Job
 
 
 def test_a_worker_shows_which_job_has_which_device_until_it_leaves(

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, func, select
 from core.database import Database
 from core.errors import Invalid
 from core.idempotency import Answer, Idempotency
-from core.jobs import Jobs, NewJob
+from core.job import NewJob
+from core.jobs import Jobs
 from core.security import Caller
 from core.tables import jobs
 

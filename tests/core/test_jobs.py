@@ -7,7 +7,8 @@ from core.claims import Claim
 from core.database import Database
 from core.errors import Conflict, NotFound, PreconditionFailed
 from core.events import Events
-from core.jobs import Job, Jobs
+from core.job import Job
+from core.jobs import Jobs
 from core.queue import Queue
 from core.security import Caller
 from core.states import ReasonCode, Status

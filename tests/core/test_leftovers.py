@@ -10,7 +10,7 @@ from core.checkpoints import Artifact, Artifacts, Checkpoint, Checkpoints
 from core.claims import Claim
 from core.database import Database
 from core.ids import new_id
-from core.jobs import Job
+from core.job import Job
 from core.leftovers import Leftovers
 from core.storage import Store, job_prefix
 

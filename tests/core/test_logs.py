@@ -4,7 +4,7 @@ from collections.abc import Callable
 from sqlalchemy import func, select
 
 from core.database import Database
-from core.jobs import Job
+from core.job import Job
 from core.logs import CHUNK_BYTES, Logs
 from core.tables import log_chunks
 

@@ -3,7 +3,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from core.database import Database
-from core.jobs import Job
+from core.job import Job
 from core.metrics import Metrics, Point, newest, readable
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -4,7 +4,8 @@ from core.attempts import Attempts
 from core.claims import Claim
 from core.database import Database
 from core.events import Events
-from core.jobs import Job, Jobs
+from core.job import Job
+from core.jobs import Jobs
 from core.preemption import Preemption
 from core.security import Caller
 from core.states import Status

@@ -15,7 +15,7 @@ from core import reaper as module
 from core.attempts import Attempts, Retry
 from core.claims import Claim
 from core.database import Database
-from core.jobs import Job
+from core.job import Job
 from core.reaper import Reaper
 from core.states import Status
 from tests.waiting import wait_until

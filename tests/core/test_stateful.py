@@ -25,7 +25,8 @@ from core.database import Database
 from core.errors import Conflict, LeaseLost, NotFound, PreconditionFailed
 from core.fleet import Fleet
 from core.ids import new_id
-from core.jobs import Attempt, Job, Jobs, NewJob, as_job
+from core.job import Attempt, Job, NewJob, as_job
+from core.jobs import Jobs
 from core.preemption import Preemption
 from core.states import CheckpointKind, ReasonCode, Status
 from core.tables import jobs, projects, workers

@@ -9,7 +9,7 @@ import pytest
 
 from core.claims import Claim
 from core.database import Database
-from core.jobs import Job
+from core.job import Job
 from core.settings import Settings
 from core.storage import Store
 from workers.rundir import Order, RunDir

@@ -6,7 +6,7 @@ from pathlib import Path
 from core.attempts import Attempts
 from core.claims import Claim
 from core.database import Database
-from core.jobs import Job
+from core.job import Job
 from core.states import Status
 from workers.reconcile import sweep
 from workers.rundir import RunDir
