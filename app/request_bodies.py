@@ -61,7 +61,16 @@ JOB_SPEC: dict[str, Any] = {
         "config": {"$ref": "#/components/schemas/LightningConfig"},
         "name": NAME,
         "labels": LABELS,
-        "subcommand": {"enum": list(SUBCOMMANDS), "default": "fit", "description": "Only `fit` yet."},
+        "subcommand": {"enum": list(SUBCOMMANDS), "default": "fit"},
+        "stop_on_nan": {"type": ["boolean", "null"], "description": "A loss that is not finite ends the job."},
+        "when_unavailable": {
+            "enum": [None, "wait", "refuse"],
+            "description": "What becomes of a job whose devices no live worker has. It waits, unless told otherwise.",
+        },
+        "weights_from": {
+            "type": ["string", "null"],
+            "description": "A checkpoint whose weights it starts with: an id, or `job_…/best`, `job_…/last`.",
+        },
         "priority": {**PRIORITY, "default": 0},
         "limits": LIMITS,
     },

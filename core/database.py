@@ -20,7 +20,7 @@ from core.settings import Settings, settings
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """Head of the migrations. Written down, so that a start need not load Alembic only to see that all is well."""
 READ_ONLY = "25006"
 """SQLSTATE of a PostgreSQL that has just handed over to another."""

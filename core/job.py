@@ -47,6 +47,12 @@ class Job:
     class_paths: list[str]
     accelerator: str
     devices: int
+    nodes: int
+    start_checkpoint_id: str | None
+    weights_checkpoint_id: str | None
+    stop_on_nan: bool
+    dry_run: bool
+    summary: dict[str, Any] | None
     priority: int
     max_seconds: float
     max_attempts: int
@@ -83,7 +89,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """What a submission asks for, already validated. Times in seconds, memory in bytes."""
+    """What a submission asks for, already validated. Times in seconds, memory in bytes.
+
+    `devices` on each of `nodes` machines. `start_checkpoint_id`: go on from there, as Lightning's `ckpt_path`;
+    `weights_checkpoint_id`: start with its weights alone.
+    """
 
     config: dict[str, Any]
     class_paths: Sequence[str]
@@ -98,6 +108,11 @@ class NewJob:
     subcommand: str = "fit"
     priority: int = 0
     parent_id: str | None = None
+    nodes: int = 1
+    start_checkpoint_id: str | None = None
+    weights_checkpoint_id: str | None = None
+    stop_on_nan: bool = False
+    dry_run: bool = False
 
 
 def read_job(connection: Connection, job_id: str) -> Job:

@@ -55,6 +55,9 @@ _SCHEMAS: dict[str, Any] = {
         "additionalProperties": {**_TEXT, "maxLength": LABEL_VALUE_CHARACTERS_MAX},
     },
     "subcommand": {"enum": list(SUBCOMMANDS)},
+    "stop_on_nan": {"type": ["boolean", "null"]},
+    "when_unavailable": {"enum": [None, "wait", "refuse"]},
+    "weights_from": {"type": ["string", "null"], "minLength": 1, "maxLength": 200},
     "priority": {"type": "integer", "minimum": -PRIORITY_MAX, "maximum": PRIORITY_MAX},
     "limits": {
         "type": ["object", "null"],
@@ -90,6 +93,12 @@ class JobSpec:
     subcommand: str = "fit"
     priority: int = 0
     limits: Limits = Limits()
+    stop_on_nan: bool | None = None
+    """Whether a loss that is not finite ends the job as diverged."""
+    when_unavailable: str | None = None
+    """What becomes of a job whose devices no live worker has: it waits (None, "wait") or is refused at submit."""
+    weights_from: str | None = None
+    """The checkpoint whose weights the job starts with: its id, or `job_…/best`, `job_…/last`."""
 
 
 def read_spec(document: Any) -> JobSpec:

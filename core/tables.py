@@ -116,7 +116,13 @@ jobs = Table(
     Column("config", JSON, nullable=False),
     Column("class_paths", JSON, nullable=False),  # what a worker's catalogue must have to run it
     Column("accelerator", String(20), nullable=False),
-    Column("devices", Integer, nullable=False),
+    Column("devices", Integer, nullable=False),  # on each machine
+    Column("nodes", Integer, nullable=False),  # machines
+    Column("start_checkpoint_id", Id),  # to go on from, when it starts
+    Column("weights_checkpoint_id", Id),  # whose weights it starts with
+    Column("stop_on_nan", Boolean, nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column("summary", JSON(none_as_null=True)),  # what its trainer found it to be
     Column("priority", Integer, nullable=False),
     Column("max_seconds", Double, nullable=False),
     Column("max_attempts", Integer, nullable=False),

@@ -40,7 +40,8 @@ class Order:
     `threads` is the most that torch may use in a rank; 0: as many as it would by hand. `resume`: go on from the
     recovery checkpoint in the directory. `seed_by_index`: randomness inside DataLoader workers follows from (seed,
     epoch, index) of an item, so that a resumed epoch need not fetch again what it has seen. `saves`: as many
-    checkpoints were asked for before this attempt.
+    checkpoints were asked for before this attempt. `stop_on_nan`: a loss that is not finite ends the run.
+    `dry_run`: one batch of everything.
     """
 
     job_id: str
@@ -54,6 +55,9 @@ class Order:
     resume: bool = False
     seed_by_index: bool = False
     saves: int = 0
+    subcommand: str = "fit"
+    stop_on_nan: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,9 @@ class Supervisor:
                     resume=resume,
                     seed_by_index=self._config.data_seeding == "index",
                     saves=claim.job.checkpoint_requests,
+                    subcommand=claim.job.subcommand,
+                    stop_on_nan=claim.job.stop_on_nan,
+                    dry_run=claim.job.dry_run,
                 )
             )
         except OSError as error:

@@ -73,6 +73,11 @@ class JobOut(Resource):
     labels: dict[str, str]
     project: str
     parent_id: str | None
+    subcommand: Literal["fit", "validate", "test", "predict"]
+    dry_run: bool
+    stop_on_nan: bool
+    start_checkpoint_id: str | None = Field(description="Where it started from, as Lightning's `ckpt_path`.")
+    weights_checkpoint_id: str | None = Field(description="Whose weights it started with.")
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
     phase: str | None
     reason: ReasonOut | None
@@ -83,6 +88,7 @@ class JobOut(Resource):
     best_checkpoint_id: str | None
     last_checkpoint_id: str | None
     config: dict[str, Any]
+    summary: dict[str, Any] | None = Field(description="What its trainer found it to be, once it has been set up.")
     priority: int
     limits: LimitsOut
     version: int
@@ -103,6 +109,11 @@ class JobOut(Resource):
             labels=job.labels,
             project=project,
             parent_id=job.parent_id,
+            subcommand=job.subcommand,
+            dry_run=job.dry_run,
+            stop_on_nan=job.stop_on_nan,
+            start_checkpoint_id=job.start_checkpoint_id,
+            weights_checkpoint_id=job.weights_checkpoint_id,
             status=job.status.value,
             phase=job.phase,
             reason=ReasonOut(**job.reason) if job.reason else None,
@@ -113,6 +124,7 @@ class JobOut(Resource):
             best_checkpoint_id=job.best_checkpoint_id,
             last_checkpoint_id=job.last_checkpoint_id,
             config=job.config,
+            summary=job.summary,
             priority=job.priority,
             limits=LimitsOut(
                 max_seconds=job.max_seconds,

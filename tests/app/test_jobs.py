@@ -13,6 +13,7 @@ from tests.app.parts import CATALOG, CONFIG, Api
 JOB_FIELDS = {
     *("id", "name", "labels", "project", "parent_id", "status", "phase", "reason", "progress", "attempt", "attempts"),
     *("metrics", "best_checkpoint_id", "last_checkpoint_id", "config", "priority", "limits", "version", "created_at"),
+    *("subcommand", "summary", "dry_run", "stop_on_nan", "start_checkpoint_id", "weights_checkpoint_id"),
     *("started_at", "finished_at", "cancel_requested_at", "pause_requested_at", "checkpoint_requested_at", "waiting"),
 }
 
