@@ -1,6 +1,7 @@
 """The Celery application of a worker, with every option that matters said."""
 
 from celery import Celery
+from kombu.transport.redis import Channel
 
 from core.bell import TASK
 from core.settings import Settings
@@ -12,6 +13,9 @@ def make_app(config: Settings) -> Celery:
     A message says only that there is work, so it is acknowledged at receipt and has no result: Redis never redelivers
     a job that runs for days (its visibility timeout would), and the database, not the broker, knows what is queued.
     """
+    # Where a connection breaks with a message not acknowledged yet, kombu puts it back through that same connection,
+    # and the error ends the worker. The reconciler rings again for whatever waits.
+    Channel.do_restore = False
     timeout = config.broker_timeout_seconds
     app = Celery("lightyard", broker=config.broker, set_as_current=True)
     app.conf.update(
