@@ -1,5 +1,6 @@
 """Disks that are full, a store that is away, and files that were half written when something died."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -87,9 +88,10 @@ class TornWrites(Fault):
         trainer, run = self.pick([(one, run) for one, run in found if run is not None], "no trainer")
         hit = Hit(f"trainer of {trainer.job_id} on {trainer.worker}", frozenset({trainer.job_id}))
         kill(trainer.process)
-        _append(run / "spool", HALF_LINE)
-        for draft in (run / ".recovery-step=1.ckpt.draft", run / "checkpoints" / ".last.ckpt.draft"):
-            draft.write_bytes(b"PK\x03\x04 half of a checkpoint")
+        with contextlib.suppress(NotNow, OSError):  # a disk that is full takes none of it
+            _append(run / "spool", HALF_LINE)
+            for draft in (run / ".recovery-step=1.ckpt.draft", run / "checkpoints" / ".last.ckpt.draft"):
+                draft.write_bytes(b"PK\x03\x04 half of a checkpoint")
         return hit
 
 
@@ -114,6 +116,8 @@ def _append(path: Path, data: bytes) -> None:
         raise NotNow("its run directory is gone") from error
     try:
         os.write(descriptor, data)
+    except OSError as error:
+        raise NotNow("its disk is full") from error
     finally:
         os.close(descriptor)
 
