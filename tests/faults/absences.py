@@ -4,6 +4,8 @@ import contextlib
 import random
 import sqlite3
 
+from redis.exceptions import RedisError
+
 from tests.faults.faults import Fault, Ground, Hit, NotNow
 from tests.faults.kills import jobs_of, resume
 from tests.faults.network import State
@@ -35,8 +37,8 @@ class BrokerFlush(Fault):
     def inject(self, ground: Ground) -> Hit:
         try:
             ground.world.stack.flush_broker()
-        except OSError as error:
-            raise NotNow("the broker is away") from error
+        except (OSError, RedisError) as error:
+            raise NotNow("the broker is away, or stands still") from error
         return Hit("broker")
 
 
