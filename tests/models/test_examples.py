@@ -7,22 +7,8 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningCLI
 
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
-
-
-def command_line(example: str, folder: Path) -> LightningCLI:
-    """LightningCLI as `examples/train.py` uses it, with its files in `folder` and nothing on the screen."""
-    return LightningCLI(
-        args=[
-            *("--config", str(EXAMPLES / example), "--trainer.default_root_dir", str(folder)),
-            *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
-        ],
-        run=False,
-        save_config_callback=None,
-    )
+from tests.models.runs import EXAMPLES, ROOT, command_line
 
 
 @pytest.mark.parametrize(

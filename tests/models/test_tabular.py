@@ -9,11 +9,7 @@ from torch import Tensor
 from models.data import Digits, Table
 from models.data.tables import TableName
 from models.tabular import TabularClassifier, TabularRegressor
-
-
-def trainer(folder: Path, **flags: Any) -> Trainer:
-    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    return Trainer(accelerator="cpu", devices=1, default_root_dir=folder, **{**quiet, **flags})
+from tests.models.runs import trainer
 
 
 def predictions(run: Trainer, model: LightningModule, data: LightningDataModule) -> Tensor:
