@@ -4,7 +4,7 @@ import base64
 import os
 import re
 from collections.abc import AsyncIterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 from urllib.parse import quote
 
 import anyio
@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from app import etag
 from app.head import is_head
-from core.errors import NotFound, PreconditionFailed, RangeNotSatisfiable
+from core.errors import LightyardError, NotFound, PreconditionFailed, RangeNotSatisfiable
 from core.storage import Store
 
 CHUNK_BYTES = 2**20
@@ -28,6 +28,16 @@ class OctetStream(Response):
     media_type = "application/octet-stream"
 
 
+class Readable(Protocol):
+    """A file, or what is read as one."""
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """So many bytes from there on, or fewer; none only behind the last."""
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+
+
 def content(
     request: Request, store: Store, key: str, *, sha256: str, size_bytes: int, media_type: str, filename: str
 ) -> Response:
@@ -37,17 +47,46 @@ def content(
     is not there any more, or not whole, `PreconditionFailed` for an `If-Match` of another file, and
     `RangeNotSatisfiable`.
     """
-    tag = f'"{sha256}"'
-    headers = {"ETag": tag, "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"}
-    file = _opened(store, key, size_bytes)
-    if_match = request.headers.get("if-match")
-    if if_match is not None and not etag.matches_strongly(if_match, tag):
-        file.close()
-        raise PreconditionFailed(f"If-Match names another file; this one's ETag is {tag}.", headers={"ETag": tag})
-    if etag.matches_weakly(request.headers.get("if-none-match"), tag):
-        file.close()
-        return Response(status_code=304, headers=headers)
-    span = None if is_head(request) else _span(request, tag, size_bytes)
+    file = StoredFile.open(store, key, size_bytes)
+    return respond(
+        request,
+        file,
+        tag=f'"{sha256}"',
+        sha256=sha256,
+        size_bytes=size_bytes,
+        media_type=media_type,
+        filename=filename,
+    )
+
+
+def respond(
+    request: Request,
+    body: Readable,
+    *,
+    tag: str,
+    sha256: str | None,
+    size_bytes: int,
+    media_type: str,
+    filename: str,
+) -> Response:
+    """What is read of `body`, as the request asks for it; `sha256` where it is known. It is closed in the end.
+
+    Raises `PreconditionFailed` and `RangeNotSatisfiable`.
+    """
+    headers = {"ETag": tag}
+    if sha256 is not None:
+        headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+    try:
+        if_match = request.headers.get("if-match")
+        if if_match is not None and not etag.matches_strongly(if_match, tag):
+            raise PreconditionFailed(f"If-Match names another file; this one's ETag is {tag}.", headers={"ETag": tag})
+        if etag.matches_weakly(request.headers.get("if-none-match"), tag):
+            body.close()
+            return Response(status_code=304, headers=headers)
+        span = None if is_head(request) else _span(request, tag, size_bytes)
+    except LightyardError:
+        body.close()
+        raise
     start, end = span or (0, size_bytes)
     headers |= {
         "Accept-Ranges": "bytes",
@@ -60,21 +99,38 @@ def content(
     if span is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
     if is_head(request):
-        file.close()
+        body.close()
         return Response(headers=headers)
-    return StreamingResponse(_chunks(file, start, end), 206 if span else 200, headers)
+    return StreamingResponse(_chunks(body, start, end), 206 if span else 200, headers)
 
 
-def _opened(store: Store, key: str, size_bytes: int) -> BinaryIO:
-    try:
-        file = store.path(key).open("rb", buffering=0)
-    except FileNotFoundError as error:
-        raise NotFound("It is listed, but its file is gone from the store.", code="file_missing") from error
-    found_bytes = os.fstat(file.fileno()).st_size
-    if found_bytes != size_bytes:
-        file.close()
-        raise NotFound(f"It is listed with {size_bytes} bytes, but its file has {found_bytes}.", code="file_damaged")
-    return file
+class StoredFile:
+    """An open file of the store; it is closed at the latest when nobody holds it any more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    @classmethod
+    def open(cls, store: Store, key: str, size_bytes: int) -> "StoredFile":
+        """The file of a key. Raises `NotFound` where it is not there any more, or not whole."""
+        try:
+            file = store.path(key).open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise NotFound("It is listed, but its file is gone from the store.", code="file_missing") from error
+        found_bytes = os.fstat(file.fileno()).st_size
+        if found_bytes != size_bytes:
+            file.close()
+            told = f"It is listed with {size_bytes} bytes, but its file has {found_bytes}."
+            raise NotFound(told, code="file_damaged")
+        return cls(file)
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """So many bytes from there on, or fewer."""
+        return os.pread(self.file.fileno(), size_bytes, offset)
+
+    def close(self) -> None:
+        """Close it."""
+        self.file.close()
 
 
 def _span(request: Request, tag: str, size_bytes: int) -> tuple[int, int] | None:
@@ -110,11 +166,13 @@ def _disposition(filename: str) -> str:
     return f'attachment; filename="{plain}"' + (f"; filename*=UTF-8''{quote(filename)}" if plain != filename else "")
 
 
-async def _chunks(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
-    with file:
+async def _chunks(body: Readable, start: int, end: int) -> AsyncIterator[bytes]:
+    try:
         while start < end:
-            data = await anyio.to_thread.run_sync(os.pread, file.fileno(), min(CHUNK_BYTES, end - start), start)
+            data = await anyio.to_thread.run_sync(body.read, start, min(CHUNK_BYTES, end - start))
             if not data:  # only somebody who writes into the store by hand can do that
                 raise RuntimeError(f"the file ended at byte {start}, before byte {end}")
             start += len(data)
             yield data
+    finally:
+        body.close()

@@ -6,13 +6,16 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 
 from app import cursor as cursors
-from app.content import OctetStream, content
+from app.content import OctetStream, content, respond
 from app.deps import GUARDS, Body, CallerOf, CheckpointId, Cursor, JobId, PageLimit, Parts
 from app.request_bodies import PIN
 from app.routes.documented import BODY, problems
 from app.schemas.resource import Page, answer
 from app.schemas.results import CheckpointOut
+from app.stream import in_thread
 from app.submission import read_json
+from app.weights import tag
+from core.checkpoints import Checkpoint
 from core.errors import Fault, Invalid, NotFound
 from core.values import escape
 
@@ -78,7 +81,6 @@ def last(parts: Parts, caller: CallerOf, job_id: JobId) -> Response:
 def download(request: Request, parts: Parts, caller: CallerOf, checkpoint_id: CheckpointId) -> Response:
     """The file. Takes `Range`, `If-Range` and `If-None-Match`; `ETag` is its sha256."""
     checkpoint = parts.checkpoints.get(caller.project_id, checkpoint_id)
-    name = PurePosixPath(checkpoint.name).name
     return content(
         request,
         parts.store,
@@ -86,7 +88,31 @@ def download(request: Request, parts: Parts, caller: CallerOf, checkpoint_id: Ch
         sha256=checkpoint.sha256,
         size_bytes=checkpoint.size_bytes,
         media_type="application/octet-stream",
-        filename=name if name.endswith(".ckpt") else f"{name}.ckpt",
+        filename=f"{_stem(checkpoint)}.ckpt",
+    )
+
+
+@router.get(
+    "/checkpoints/{checkpoint_id}/weights",
+    response_class=OctetStream,
+    summary="Download a checkpoint's weights as safetensors",
+    responses={**problems(304, 412, 416, 422), **FILE},
+)
+async def weights(request: Request, parts: Parts, caller: CallerOf, checkpoint_id: CheckpointId) -> Response:
+    """The tensors of its `state_dict` by name, in a file that no reader has to run code for.
+
+    It is made while it is sent, and the same bytes each time. Takes what the checkpoint's own download takes.
+    """
+    checkpoint = await in_thread(parts.checkpoints.get, caller.project_id, checkpoint_id)
+    found, sha256 = await parts.exports.open(checkpoint)
+    return respond(
+        request,
+        found,
+        tag=tag(checkpoint),
+        sha256=sha256,
+        size_bytes=found.export.size_bytes,
+        media_type="application/octet-stream",
+        filename=f"{_stem(checkpoint)}.safetensors",
     )
 
 
@@ -118,6 +144,10 @@ def delete(parts: Parts, caller: CallerOf, checkpoint_id: CheckpointId) -> Respo
     """The file goes first, its row last. A download that is on its way still gets all of it."""
     parts.checkpoints.delete(caller.project_id, checkpoint_id, parts.store)
     return Response(status_code=204)
+
+
+def _stem(checkpoint: Checkpoint) -> str:
+    return PurePosixPath(checkpoint.name).name.removesuffix(".ckpt")
 
 
 def _pointed(parts: Parts, caller: CallerOf, job_id: str, which: Literal["best", "last"]) -> Response:
