@@ -11,10 +11,10 @@ from sqlalchemy import Connection, delete, select, update
 from core import events
 from core.database import Database
 from core.errors import LeaseLost
-from core.job import Job, read_job
+from core.job import Job, Member, members_of, read_job
 from core.jobs import RELEASED, drop_recoveries, end_as_cancelled, move, touch
-from core.states import ReasonCode, Status
-from core.tables import attempts, device_claims, jobs
+from core.states import ReasonCode, Seat, Status
+from core.tables import attempts, device_claims, jobs, members, workers
 
 RENEWALS_PER_LEASE = 3
 """How often a lease is renewed in the time that it lasts."""
@@ -25,6 +25,8 @@ class Orders:
     """What is asked of a running job by now: to stop, to save, and within which limits (seconds, bytes) to stay.
 
     `saves` counts the checkpoints that were asked for so far; `retry_oom`: running out of memory is to be tried again.
+    Of a job of several machines: its `members`, whether they are `dismissed`, where they meet (`rendezvous`,
+    host:port) and the checkpoint that all of them start from.
     """
 
     max_seconds: float
@@ -35,6 +37,10 @@ class Orders:
     pause: bool = False
     preempt: bool = False
     saves: int = 0
+    members: tuple[Member, ...] = ()
+    dismissed: bool = False
+    rendezvous: str | None = None
+    resumed_from: str | None = None
 
     @classmethod
     def at_claim(cls, job: Job) -> "Orders":
@@ -44,19 +50,35 @@ class Orders:
     @property
     def stop(self) -> bool:
         """Whether the trainer is to save and stop between two steps, for whichever reason."""
-        return self.cancel or self.pause or self.preempt
+        return self.cancel or self.pause or self.preempt or self.leaving
+
+    @property
+    def leaving(self) -> bool:
+        """Whether a member's worker is told to stop."""
+        return any(member.state is Seat.LEAVING for member in self.members)
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A live attempt's hold on its job: over when `renewals` has not grown for `seconds`."""
+    """The hold of a live attempt, or of one of its members, on its job: over when `renewals` has not grown for so long.
+
+    `node_rank` 0: the attempt's own.
+    """
 
     job_id: str
     number: int
     token: str
     worker: str
+    worker_id: str
     seconds: float
     renewals: int
+    node_rank: int = 0
+    joined: bool = True
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Whose lease it is."""
+        return self.token, self.node_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +111,12 @@ class Attempts:
             ).rowcount
             if not renewed:
                 raise LeaseLost(f"{job_id}: the lease of this attempt has passed to another")
-            return _orders(connection, job_id, token)
+            return orders_of(connection, job_id, token)
 
     def orders(self, job_id: str, token: str) -> Orders:
         """What callers have asked of a running job. Raises `LeaseLost`."""
         with self._database.read() as connection:
-            return _orders(connection, job_id, token)
+            return orders_of(connection, job_id, token)
 
     def note(
         self,
@@ -208,10 +230,22 @@ class Attempts:
 
         On SQLite that is, holding the lock of all who write: while another holds it, nobody can renew.
         """
-        columns = (attempts.c.job_id, attempts.c.number, attempts.c.token, attempts.c.worker)
+        columns = (attempts.c.job_id, attempts.c.number, attempts.c.token, attempts.c.worker, attempts.c.worker_id)
         query = select(*columns, attempts.c.lease_seconds, attempts.c.renewals).where(attempts.c.ended_at.is_(None))
+        seats = (
+            members.c.worker,
+            members.c.worker_id,
+            members.c.lease_seconds,
+            members.c.renewals,
+            members.c.node_rank,
+        )
+        of_members = (
+            select(attempts.c.job_id, attempts.c.number, attempts.c.token, *seats, members.c.state != Seat.CALLED)
+            .join(members, (members.c.job_id == attempts.c.job_id) & (members.c.attempt == attempts.c.number))
+            .where(attempts.c.ended_at.is_(None), members.c.state != Seat.ENDED)
+        )
         with self._database.write() as connection:
-            return [Lease(*row) for row in connection.execute(query)]
+            return [Lease(*row) for some in (query, of_members) for row in connection.execute(some)]
 
     def expire(self, lease: Lease, retry: Retry) -> Status | None:
         """Requeue the job of a lease that was not renewed; None: it was, just now, or the attempt is over.
@@ -222,14 +256,26 @@ class Attempts:
         began = time.monotonic()
         with self._database.write() as connection:
             connection.execute(select(jobs.c.id).where(jobs.c.id == lease.job_id).with_for_update())
-            silent = (attempts.c.token == lease.token, attempts.c.renewals == lease.renewals)
             # Locked, so that no renewal comes between this look and the attempt's end.
-            held = select(attempts.c.job_id).where(*silent, attempts.c.ended_at.is_(None)).with_for_update()
-            if connection.execute(held).first() is None or time.monotonic() - began > lease.seconds / 4:
+            live = select(attempts.c.renewals).where(attempts.c.token == lease.token, attempts.c.ended_at.is_(None))
+            renewals = connection.execute(live.with_for_update()).scalar_one_or_none()
+            if renewals is not None and lease.node_rank:
+                its = (members.c.job_id == lease.job_id, members.c.attempt == lease.number)
+                seat = select(members.c.renewals).where(*its, members.c.node_rank == lease.node_rank)
+                at_it = seat.where(members.c.state != Seat.ENDED).with_for_update()
+                renewals = connection.execute(at_it).scalar_one_or_none()
+            if renewals != lease.renewals or time.monotonic() - began > lease.seconds / 4:
                 return None
             now, wait = self._database.now(connection), retry.delay(_spent(connection, lease.job_id) - 1)
             message = f"worker {lease.worker} went silent: its lease ran out"
-            return _lose(connection, lease.job_id, lease.token, ReasonCode.WORKER_LOST, message, wait, now)
+            lost = (ReasonCode.WORKER_LOST, message, wait, now)
+            # One that never answered was gone before the attempt began.
+            return _lose(connection, lease.job_id, lease.token, *lost, costs=lease.joined)
+
+    def shun(self, lease: Lease) -> None:
+        """Have the worker of an expired lease called to no job of several machines until it is heard of again."""
+        with self._database.write() as connection:
+            connection.execute(update(workers).where(workers.c.id == lease.worker_id).values(accepts=False))
 
     def known(self, job_id: str) -> bool:
         """Whether the job has not been deleted."""
@@ -305,6 +351,11 @@ def _end_attempt(connection: Connection, job_id: str, token: str, outcome: str, 
     if row is None:
         raise LeaseLost(f"{job_id}: this attempt has already ended")
     connection.execute(
+        update(members)
+        .where(members.c.job_id == job_id, members.c.attempt == row.number, members.c.state != Seat.ENDED)
+        .values(state=Seat.ENDED)
+    )
+    connection.execute(
         delete(device_claims).where(device_claims.c.job_id == job_id, device_claims.c.attempt == row.number)
     )
     # As long as its lease vouches for: hours for which a machine was down, or a clock was set forward, trained nothing.
@@ -313,13 +364,16 @@ def _end_attempt(connection: Connection, job_id: str, token: str, outcome: str, 
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(seconds_spent=jobs.c.seconds_spent + seconds))
 
 
-def _orders(connection: Connection, job_id: str, token: str) -> Orders:
+def orders_of(connection: Connection, job_id: str, token: str) -> Orders:
+    """What callers have asked of a running job by now, inside a transaction. Raises `LeaseLost`."""
     asked = (jobs.c.cancel_requested_at, jobs.c.cancel_forced, jobs.c.pause_requested_at, jobs.c.checkpoint_requests)
     limits = (jobs.c.max_seconds, jobs.c.max_memory_bytes, jobs.c.retry_oom)
-    query = select(*asked, *limits, attempts.c.preempted_for).join(attempts, attempts.c.token == jobs.c.token)
+    gang = (jobs.c.nodes, jobs.c.attempt, attempts.c.dismissed, attempts.c.rendezvous, attempts.c.resumed_from)
+    query = select(*asked, *limits, *gang, attempts.c.preempted_for).join(attempts, attempts.c.token == jobs.c.token)
     row = connection.execute(query.where(jobs.c.id == job_id, jobs.c.token == token)).one_or_none()
     if row is None:
         raise LeaseLost(f"{job_id}: this attempt no longer holds the job")
+    its = (members.c.job_id == job_id) & (members.c.attempt == row.attempt)
     return Orders(
         cancel=row.cancel_requested_at is not None,
         force=row.cancel_forced,
@@ -329,4 +383,8 @@ def _orders(connection: Connection, job_id: str, token: str) -> Orders:
         max_seconds=row.max_seconds,
         max_memory_bytes=row.max_memory_bytes,
         retry_oom=row.retry_oom,
+        members=tuple(members_of(connection, its)) if row.nodes > 1 else (),
+        dismissed=row.dismissed,
+        rendezvous=row.rendezvous,
+        resumed_from=row.resumed_from,
     )

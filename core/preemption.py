@@ -1,14 +1,16 @@
 """Preemption: a job of higher priority takes the devices of running ones, which save, stop and go on later."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from core import events
+from core.assembly import Assembly, goes_with
 from core.claims import available
 from core.database import Database
-from core.devices import Announced, free_by_kind, offered, runnable
+from core.devices import free_by_kind, offered, runnable
 from core.jobs import touch
 from core.states import Status
 from core.tables import attempts, device_claims, jobs, workers
@@ -20,8 +22,9 @@ LOOK = 50
 class Preemption:
     """Makes room on a worker for a queued job that its running ones keep waiting."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, assembly: Assembly | None = None) -> None:
         self._database = database
+        self._assembly = assembly or Assembly(15.0, 30.0, 3600.0)
 
     def make_room(
         self, worker_id: str, older_than_seconds: float, fits: Callable[[Sequence[str]], bool]
@@ -29,7 +32,8 @@ class Preemption:
         """Ask running jobs of a worker to stop for the first queued one that would then fit; returns their ids.
 
         Only jobs of lower priority are asked, the lowest and youngest first, and none where that would not be enough.
-        A job has room made for it in one place at a time, and once it has waited so long that no worker has any.
+        A job has room made for it in one place at a time, and once it has waited so long that no worker has any. One of
+        several machines has room made on all of them, or on none.
         """
         with self._database.write() as connection:
             announced = connection.execute(
@@ -40,11 +44,18 @@ class Preemption:
                 return []
             now = self._database.now(connection)
             waiting = (jobs.c.status == Status.QUEUED) & available(now, older_than_seconds) & runnable(kinds)
+            waiting &= jobs.c.dry_run.is_(False)  # first in the queue, but no reason to stop a training
             first = select(jobs).where(waiting).order_by(jobs.c.priority.desc(), jobs.c.id).limit(LOOK)
             for row in connection.execute(first).all():
                 if not fits(row.class_paths):
                     continue
-                chosen = _least_important(connection, worker_id, announced, row)
+                if row.nodes > 1:
+                    chosen = self._least_important_together(connection, worker_id, row, now)
+                else:
+                    taken = _taken(connection, worker_id)
+                    free = offered(free_by_kind(announced, taken), row.accelerator)
+                    usable = offered(kinds, row.accelerator)
+                    chosen = _least_important(connection, worker_id, usable, row.devices - len(free), row)
                 mine = select(jobs.c.id).where(jobs.c.id == row.id, waiting).with_for_update(skip_locked=True)
                 if not chosen or connection.execute(mine).first() is None or _has_room_coming(connection, row.id):
                     continue
@@ -58,34 +69,60 @@ class Preemption:
                 return [attempt.job_id for attempt in chosen]
         return []
 
+    def _least_important_together(
+        self, connection: Connection, worker_id: str, job: Any, now: datetime
+    ) -> Sequence[Row[Any]]:
+        """The live attempts that must go for a job to fit on this machine and on as many others as it needs."""
+        machines = self._assembly.machines(connection, job.accelerator, job.class_paths, now)
+        own = next((one for one in machines if one.worker_id == worker_id), None)
+        if own is None:
+            return []
+        places: list[tuple[int, str, Sequence[Row[Any]]]] = []
+        for one in machines:
+            missing = job.devices - len(one.free)
+            going = _least_important(connection, one.worker_id, one.devices, missing, job)
+            if goes_with(one, own) and len(one.devices) >= job.devices and (going or missing <= 0):
+                places.append((-1 if one is own else len(going), one.worker_id, going))
+        if not places or min(places)[0] != -1 or len(places) < job.nodes:
+            return []
+        chosen = {attempt.token: attempt for *_, going in sorted(places)[: job.nodes] for attempt in going}
+        return list(chosen.values())
+
 
 def _has_room_coming(connection: Connection, job_id: str) -> bool:
     query = select(attempts.c.token).where(attempts.c.preempted_for == job_id, attempts.c.ended_at.is_(None))
     return connection.execute(query).first() is not None
 
 
-def _least_important(connection: Connection, worker_id: str, announced: Announced, job: Any) -> Sequence[Any]:
-    """The live attempts of a worker that must go for a job to fit; none where that cannot be, or need not."""
-    taken = select(device_claims.c.device).where(device_claims.c.worker_id == worker_id)
-    free = offered(free_by_kind(announced, set(connection.execute(taken).scalars())), job.accelerator)
-    usable = set(offered(free_by_kind(announced), job.accelerator))
-    missing = job.devices - len(free)
+def _least_important(
+    connection: Connection, worker_id: str, usable: Sequence[str], missing: int, job: Any
+) -> Sequence[Row[Any]]:
+    """The live attempts that must go for so many devices to become free; none where that cannot be, or need not."""
+    here = (device_claims.c.job_id == attempts.c.job_id) & (device_claims.c.attempt == attempts.c.number)
     below = (
-        select(attempts.c.job_id, attempts.c.token, attempts.c.devices, jobs.c.project_id)
+        select(attempts.c.job_id, attempts.c.token, jobs.c.project_id, func.count().label("held"))
         .join(jobs, jobs.c.token == attempts.c.token)
+        .join(device_claims, here)
         .where(
-            attempts.c.worker_id == worker_id,
+            device_claims.c.worker_id == worker_id,
+            device_claims.c.device.in_(usable),
             attempts.c.ended_at.is_(None),
             attempts.c.preempted_for.is_(None),
             jobs.c.priority < job.priority,
             jobs.c.cancel_requested_at.is_(None),
             jobs.c.pause_requested_at.is_(None),
         )
+        .group_by(attempts.c.job_id, attempts.c.token, jobs.c.project_id, jobs.c.priority, attempts.c.started_at)
         .order_by(jobs.c.priority, attempts.c.started_at.desc())
     )
     chosen = []
     for attempt in connection.execute(below).all() if missing > 0 else []:
-        if missing > 0 and usable.intersection(attempt.devices):
+        if missing > 0:
             chosen.append(attempt)
-            missing -= len(usable.intersection(attempt.devices))
+            missing -= attempt.held
     return chosen if missing <= 0 else []
+
+
+def _taken(connection: Connection, worker_id: str) -> set[str]:
+    query = select(device_claims.c.device).where(device_claims.c.worker_id == worker_id)
+    return set(connection.execute(query).scalars())

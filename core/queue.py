@@ -10,6 +10,7 @@ from core.claims import CLOCK_STEP_SECONDS
 from core.database import Database
 from core.devices import Announced, free_by_kind, offered
 from core.job import Job, as_job
+from core.repertoire import Repertoire
 from core.states import FINAL, Status
 from core.tables import jobs, workers
 
@@ -29,6 +30,7 @@ class Queue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._repertoire = Repertoire()
 
     def queued_count(self, project_id: str, limit: int) -> int:
         """How many jobs of a project are queued, counted up to `limit`."""
@@ -60,7 +62,9 @@ class Queue:
         position = connection.execute(
             select(func.count()).select_from(ahead.limit(POSITION_MAX).subquery())
         ).scalar_one()
-        return _waiting(job, position, _live_devices(connection, now, silence_seconds), now)
+        waiting = _waiting(job, position, _live_devices(connection, now, silence_seconds), now)
+        lacking = self._repertoire.lacking(connection, [job], now, silence_seconds)
+        return _for_class(waiting, lacking.get(job.id))
 
     def waiting_of(self, queued: Sequence[Job], silence_seconds: float) -> dict[str, Waiting]:
         """What each of some queued jobs waits for, by job id, in one look at the queue."""
@@ -78,7 +82,9 @@ class Queue:
             now = self._database.now(connection)
             positions = {row.id: row.place - 1 for row in connection.execute(query)}
             devices = _live_devices(connection, now, silence_seconds)
-        return {job.id: _waiting(job, positions.get(job.id, POSITION_MAX), devices, now) for job in queued}
+            lacking = self._repertoire.lacking(connection, queued, now, silence_seconds)
+        waiting = {job.id: _waiting(job, positions.get(job.id, POSITION_MAX), devices, now) for job in queued}
+        return {job_id: _for_class(one, lacking.get(job_id)) for job_id, one in waiting.items()}
 
     def queue(self, project_id: str, limit: int, *, after: tuple[int, str] | None = None) -> Sequence[Job]:
         """The queued jobs of a project in the order in which they would be claimed, from behind `after` on.
@@ -105,16 +111,29 @@ def _live_devices(connection: Connection, now: datetime, silence_seconds: float)
     return connection.execute(query).scalars().all()
 
 
+def _for_class(waiting: Waiting, lacked: str | None) -> Waiting:
+    """What it waits for, if that is a worker with one of its classes."""
+    if lacked is None:
+        return waiting
+    return Waiting(waiting.position, f"no worker that is up and has its devices announces {lacked}")
+
+
 def _waiting(job: Job, position: int, live: Sequence[Announced], now: datetime) -> Waiting:
-    most = max((len(offered(free_by_kind(devices), job.accelerator)) for devices in live), default=None)
-    if most is None:
+    counts = [len(offered(free_by_kind(devices), job.accelerator)) for devices in live]
+    fitting = sum(count >= job.devices for count in counts)
+    each = f"{job.devices} device(s) of kind {job.accelerator!r}"
+    if not live:
         reason = "no worker is up"
-    elif most < job.devices:
-        reason = f"no worker that is up has {job.devices} device(s) of kind {job.accelerator!r}"
+    elif job.nodes > 1 and fitting < job.nodes:
+        reason = f"it needs {job.nodes} machines with {each} each: {fitting} of those that are up have as many"
+    elif not fitting:
+        reason = f"no worker that is up has {each}"
     elif now < job.available_at <= now + timedelta(seconds=CLOCK_STEP_SECONDS):
         reason = "backing off after a lost attempt"
     elif position:
         reason = f"{position} job(s) ahead in the queue"
+    elif job.nodes > 1:
+        reason = f"waiting for {job.nodes} machines with {each} free at once"
     else:
         reason = "waiting for a free device"
     return Waiting(position=position, reason=reason)

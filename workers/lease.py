@@ -3,12 +3,12 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.attempts import RENEWALS_PER_LEASE, Attempts, Orders
+from core.attempts import RENEWALS_PER_LEASE, Orders
 from core.claims import Claim
 from core.database import is_outage
 from core.errors import LeaseLost
@@ -21,6 +21,16 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
+class Hold(Protocol):
+    """What is renewed: an attempt, or a member's seat in one."""
+
+    def renew(self, job_id: str, token: str) -> Orders:
+        """Keep it, and learn what is asked. Raises `LeaseLost`."""
+
+    def orders(self, job_id: str, token: str) -> Orders:
+        """What is asked. Raises `LeaseLost`."""
+
+
 class Lease(threading.Thread):
     """Renews an attempt's lease every third of its length, and learns what callers ask of the job in between.
 
@@ -29,7 +39,7 @@ class Lease(threading.Thread):
 
     def __init__(
         self,
-        attempts: Attempts,
+        hold: Hold,
         claim: Claim,
         lease_seconds: float,
         shutting_down: threading.Event,
@@ -39,7 +49,7 @@ class Lease(threading.Thread):
         self.lost = threading.Event()
         self.orders = Orders.at_claim(claim.job)
         self._stopping = threading.Event()
-        self._attempts = attempts
+        self._hold = hold
         self._claim = claim
         self._lease_seconds = lease_seconds
         self._shutting_down = shutting_down
@@ -53,10 +63,10 @@ class Lease(threading.Thread):
         while not self._stopping.wait(min(LOOK_SECONDS, self._lease_seconds / 6)):
             try:
                 if time.monotonic() - renewed_at > self._lease_seconds / RENEWALS_PER_LEASE:
-                    self.orders = self._attempts.renew(job_id, token)
+                    self.orders = self._hold.renew(job_id, token)
                     renewed_at = time.monotonic()
                 else:
-                    self.orders = self._attempts.orders(job_id, token)
+                    self.orders = self._hold.orders(job_id, token)
             except LeaseLost:
                 self.lost.set()
                 return

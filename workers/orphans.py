@@ -21,8 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.attempts import Attempts
 from core.claims import Claims
 from core.database import Database, is_outage
+from core.gangs import Gangs
 from core.settings import Settings
 from core.storage import Store
+from workers.member import Member
 from workers.postmortem import PostMortem
 from workers.rundir import RunDir
 from workers.supervisor import Supervisor
@@ -42,6 +44,7 @@ class Orphans:
         self._shutting_down = shutting_down
         self._attempts = Attempts(database)
         self._claims = Claims(database)
+        self._gangs = Gangs(database)
 
     def settle(self) -> None:
         """Settle all there are; what an outage of the database prevents is left for the next time."""
@@ -49,26 +52,31 @@ class Orphans:
             if self._shutting_down.is_set():
                 return
             run = RunDir(path.parent)
-            number = path.parent.name.partition("-")[2]
-            if run.ended.exists() or not number.isdecimal():
+            of = run.of_what()
+            if run.ended.exists() or of is None:
                 continue
             try:
                 with _locked(run) as held:
                     if held is not None:
-                        self._settle(run, run.path.parent.name, int(number), held)
+                        self._settle(run, *of, held)
             except (SQLAlchemyError, OSError) as error:
                 log.warning("orphan_not_settled", run=str(run.path), error=str(error).splitlines()[0])
                 if isinstance(error, SQLAlchemyError) and is_outage(error):
                     return
 
-    def _settle(self, run: RunDir, job_id: str, attempt: int, held: int) -> None:
+    def _settle(self, run: RunDir, job_id: str, attempt: int, node_rank: int, held: int) -> None:
         kill_all_in(run.path)
         if psutil.boot_time() > run.job.stat().st_mtime:
             remove_torn(run)
-        claim = self._claims.held(job_id, attempt)
-        log.warning("orphan_found", job_id=job_id, attempt=attempt, live=claim is not None)
+        parts = (self._database, self._store, self._config)
+        if node_rank and (seat := self._gangs.held(job_id, attempt, node_rank)) is not None:
+            log.warning("orphan_found", job_id=job_id, attempt=attempt, node=node_rank, live=True)
+            Member(*parts, *seat, 0, self._shutting_down, "").adopt(os.dup(held))
+            return
+        claim = None if node_rank else self._claims.held(job_id, attempt)
+        log.warning("orphan_found", job_id=job_id, attempt=attempt, node=node_rank, live=claim is not None)
         if claim is not None:
-            Supervisor(self._database, self._store, self._config, claim, 0, self._shutting_down).adopt(os.dup(held))
+            Supervisor(*parts, claim, 0, self._shutting_down).adopt(os.dup(held))
         else:
             PostMortem(self._database, self._config, job_id, attempt, run).ship()
             run.ended.touch()

@@ -3,24 +3,31 @@
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery
+from kombu.exceptions import OperationalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.bell import TASK
-from core.claims import Claims
+from core.assembly import Assembly
+from core.bell import TASK, queue_of_worker
+from core.claims import Claim, Claims
 from core.database import Database, is_outage
+from core.gangs import Gangs
+from core.job import Member as Seated
 from core.settings import Settings
 from core.storage import Store
 from workers.announce import Inventory
 from workers.forkserver import wait_until_warm
+from workers.member import Member
+from workers.slots import Slots
 from workers.supervisor import Supervisor
 
 REST_SECONDS = 5.0
 REST_MAX_SECONDS = 300.0
+RING_EXPIRES_SECONDS = 60.0
 
 log = structlog.get_logger()
 
@@ -29,15 +36,23 @@ class Desk:
     """What every ring of the bell in this worker works with."""
 
     def __init__(
-        self, database: Database, store: Store, config: Settings, worker_id: str, inventory: Inventory
+        self, database: Database, store: Store, config: Settings, worker_id: str, inventory: Inventory, address: str
     ) -> None:
+        """Other machines reach this one's trainers at `address`."""
         self.shutting_down = threading.Event()
         self._database = database
         self._store = store
         self._config = config
         self.worker_id = worker_id
-        self.queue = f"lightyard.worker.{worker_id}"
-        self._claims = Claims(database)
+        self.queue = queue_of_worker(worker_id)
+        self.ring: Callable[[str], None] = lambda queue: None
+        """Sends a message to a queue; set once there is a Celery application."""
+        patience, hold = config.gang_patience_seconds, config.gang_hold_seconds
+        self.assembly = Assembly(config.worker_silence_seconds, patience, hold)
+        self._claims = Claims(database, self.assembly)
+        self._gangs = Gangs(database)
+        self._slots = Slots()
+        self._address = address
         self._class_paths = frozenset(entry.class_path for entry in inventory.catalog.entries)
         self._threads = _threads(inventory.devices)
         self._rests_until = 0.0
@@ -61,19 +76,37 @@ class Desk:
         return time.monotonic() < self._rests_until
 
     def _work_once(self) -> bool:
-        """Claim and run one job; whether there was one."""
+        """Take part in a job to which this worker was called, or claim and run one; whether there was one."""
         wait_until_warm()
+        seat = self._gangs.answer(self.worker_id)
+        if seat is not None:
+            self._take_part(*seat)
+            return True
         claim = self._claims.claim(self.worker_id, self._config.worker, self._config.lease_seconds, self.can_run)
         if claim is None:
             return False
         log.info("claimed", job_id=claim.job.id, attempt=claim.attempt, devices=claim.devices)
-        supervisor = Supervisor(self._database, self._store, self._config, claim, self._threads, self.shutting_down)
-        if supervisor.run():
+        for worker_id in claim.called:
+            self.ring(queue_of_worker(worker_id))
+        with self._slots.use(claim.devices, self._config.lease_seconds / 2):
+            parts = (self._database, self._store, self._config)
+            fit = Supervisor(*parts, claim, self._threads, self.shutting_down, self._address).run()
+        self._fare(claim, fit)
+        return True
+
+    def _take_part(self, claim: Claim, seat: Seated) -> None:
+        log.info("called", job_id=claim.job.id, attempt=claim.attempt, node=claim.node_rank, devices=claim.devices)
+        with self._slots.use(claim.devices, self._config.lease_seconds / 2):
+            parts = (self._database, self._store, self._config)
+            fit = Member(*parts, claim, seat, self._threads, self.shutting_down, self._address).run()
+        self._fare(claim, fit)
+
+    def _fare(self, claim: Claim, fit: bool) -> None:
+        if fit:
             self._rest_seconds = REST_SECONDS
         else:
             # What it could not start, it may not start next either: other workers go first.
             self._rest(f"{claim.job.id} could not be started")
-        return True
 
     def _rest(self, why: str) -> None:
         log.warning("worker_rests", seconds=self._rest_seconds, detail=why)
@@ -82,7 +115,20 @@ class Desk:
 
     def has_work(self, older_than_seconds: float) -> bool:
         """Whether a job that this worker could run now has waited for so long that its bell may be lost."""
-        return not self.rests and self._claims.claimable(self.worker_id, older_than_seconds, self.can_run)
+        if self.rests:
+            return False
+        called = self._gangs.is_called(self.worker_id)
+        return called or self._claims.claimable(self.worker_id, older_than_seconds, self.can_run)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether others may call this worker to jobs of several machines."""
+        return not self.rests and not self.shutting_down.is_set()
+
+    def decline(self) -> None:
+        """Refuse what this worker has been called to and will not take. Raises `SQLAlchemyError` in an outage."""
+        for job_id in self._gangs.decline(self.worker_id, "it takes no jobs just now"):
+            log.warning("call_declined", job_id=job_id)
 
     def can_run(self, class_paths: Sequence[str]) -> bool:
         """Whether this worker announced all of these classes."""
@@ -100,6 +146,14 @@ def _threads(devices: Sequence[Mapping[str, Any]]) -> int:
 
 def register(app: Celery, desk: Desk) -> None:
     """Make the task known to a Celery application."""
+
+    def ring(queue: str) -> None:
+        try:
+            app.send_task(TASK, queue=queue, expires=RING_EXPIRES_SECONDS, ignore_result=True, retry=False)
+        except OperationalError as error:  # whoever is called looks for itself now and then
+            log.warning("broker_away", error=str(error))
+
+    desk.ring = ring
 
     @app.task(name=TASK, ignore_result=True)
     def work(job_id: str | None = None) -> None:

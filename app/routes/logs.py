@@ -1,4 +1,4 @@
-"""The log of a job: what its trainer wrote to stdout and stderr, as text and as a stream."""
+"""The log of a job: what each of its ranks wrote to stdout and stderr, as text and as a stream."""
 
 import codecs
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["logs"], dependencies=GUARD
 
 TAIL_MAX_LINES = 100_000
 UTF8_MAX_BYTES = 4
+RANKS_NAMED = 8
 _HEADERS: dict[int | str, dict[str, Any]] = {
     200: {
         "headers": {
@@ -28,6 +29,7 @@ _HEADERS: dict[int | str, dict[str, Any]] = {
 }
 
 Offset = Annotated[int | None, Query(ge=0, le=STEP_MAX, description="Byte to begin at.")]
+Rank = Annotated[int, Query(ge=0, le=STEP_MAX, description="Whose log, of a job with several ranks.")]
 
 
 def _question_marks(error: UnicodeError) -> tuple[str, int]:
@@ -51,6 +53,7 @@ def read_log(
     job_id: JobId,
     offset: Offset = None,
     tail: Annotated[int | None, Query(ge=0, le=TAIL_MAX_LINES, description="The last so many lines.")] = None,
+    rank: Rank = 0,
 ) -> Response:
     """The log from a byte on, or its last lines; at most a mebibyte in one answer. The body is as many bytes long
     as it moves the offset; bytes that are no UTF-8 are shown as `?`, and no character is cut in two.
@@ -58,8 +61,9 @@ def read_log(
     if offset is not None and tail is not None:
         raise BadRequest("Give `offset` or `tail`, not both.", code="bad_parameter")
     job = parts.jobs.get(caller.project_id, job_id)
+    _check_rank(job, rank)
     most = parts.config.log_answer_max_bytes
-    span = parts.logs.read(job_id, -most if tail is not None else offset or 0, most)
+    span = parts.logs.read(job_id, -most if tail is not None else offset or 0, most, rank=rank)
     start = min(span.offset, span.size_bytes)
     data = span.data
     if tail is not None:
@@ -87,15 +91,16 @@ async def stream_log(
     caller: CallerOf,
     job_id: JobId,
     offset: Offset = None,
+    rank: Rank = 0,
     last_event_id: Annotated[str | None, Header(description="Byte to go on from.")] = None,
 ) -> Response:
     """Server-sent events `log` with `{offset, text}`, whose `id` is the byte behind the text; the last is `done`."""
     at = (offset or 0) if last_event_id is None else resume_from(last_event_id)
-    await in_thread(parts.jobs.get, caller.project_id, job_id)
+    _check_rank(await in_thread(parts.jobs.get, caller.project_id, job_id), rank)
 
     def drain(job: Job) -> list[bytes]:
         nonlocal at
-        span = parts.logs.read(job_id, at, parts.config.log_answer_max_bytes)
+        span = parts.logs.read(job_id, at, parts.config.log_answer_max_bytes, rank=rank)
         text = _whole_characters(span.data, is_end=job.is_final and at + len(span.data) >= span.size_bytes)
         if not text:
             return []
@@ -104,6 +109,16 @@ async def stream_log(
         return [message("log", {"offset": began, "text": text}, str(at))]
 
     return follow(request, parts, caller, job_id, drain)
+
+
+def _check_rank(job: Job, rank: int) -> None:
+    count = job.nodes * job.devices
+    if rank >= count:
+        raise BadRequest(
+            f"There is no rank {rank}: the ranks of {job.id} are {', '.join(map(str, range(min(count, RANKS_NAMED))))}"
+            f"{' …' if count > RANKS_NAMED else ''}.",
+            code="bad_parameter",
+        )
 
 
 def _start_of_lines(data: bytes, lines: int, *, is_whole: bool) -> int:
