@@ -25,8 +25,13 @@ CONFIG: dict[str, Any] = {
         "trainer": {"type": "object"},
         "optimizer": {"$ref": "#/components/schemas/ClassValue"},
         "lr_scheduler": {"$ref": "#/components/schemas/ClassValue"},
-        "ckpt_path": {"type": ["string", "null"]},
+        "ckpt_path": {
+            "type": ["string", "null"],
+            "description": "`ckpt_…`, `job_…/best`, `job_…/last` or `job_…/ckpt_…`: never a path or an address.",
+        },
         "weights_only": {"type": ["boolean", "null"]},
+        "verbose": {"type": "boolean", "description": "Of validate and test."},
+        "return_predictions": {"type": ["boolean", "null"], "description": "Of predict."},
     },
 }
 CLASS_VALUE: dict[str, Any] = {
@@ -92,7 +97,11 @@ _SPEC = {
 SUBMISSION = {"requestBody": {"required": True, "content": {"application/json": _SPEC, "application/yaml": _SPEC}}}
 CHANGE = _json_body({"name": NAME, "labels": LABELS, "priority": PRIORITY, "limits": LIMITS})
 OVERRIDES = _json_body(
-    {"config": {"type": "object", "description": "Merged into the config of the job that is run again."}},
+    {
+        "config": {"type": "object", "description": "Merged into the config of the job that is run again."},
+        "subcommand": {"enum": list(SUBCOMMANDS), "description": "What to do with it this time."},
+        "weights_from": {"type": ["string", "null"], "description": "As in a job spec; `best` and `last` are its own."},
+    },
     is_optional=True,
 )
 PIN = _json_body({"pinned": {"type": "boolean"}}, needed=["pinned"])

@@ -3,16 +3,20 @@
 import itertools
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from app.missing import missing
 from app.schemas.jobs import ValidationOut
 from app.schemas.resource import FaultOut
 from app.service import Service
+from app.starting import Start
 from core.catalog import Catalog
 from core.defaults import class_paths, defaults, request, resolved
 from core.documents import JSON_TYPES, read_document
-from core.errors import Fault, Invalid, UnsupportedMediaType
+from core.errors import BadRequest, Fault, Invalid, UnsupportedMediaType
 from core.job import Job, NewJob
+from core.references import FORMS, read_reference
 from core.settings import Settings
 from core.spec import JobSpec, Limits, check, read_fields
 from core.values import FAULTS_MAX, TOO_MANY, at_most, escape
@@ -20,24 +24,28 @@ from core.values import FAULTS_MAX, TOO_MANY, at_most, escape
 SEEDS = 2**32
 """numpy's, which `seed_everything` holds to."""
 PATCHABLE = ("name", "labels", "priority", "limits")
+OVERRIDABLE = ("config", "subcommand", "weights_from")
 
 
-def new_job(parts: Service, body: bytes, content_type: str | None) -> NewJob:
+def new_job(parts: Service, project_id: str, body: bytes, content_type: str | None) -> NewJob:
     """The job that a submission asks for. Raises `Invalid` with every fault, and what reading the body raises."""
     document = _read(parts.config, body, content_type)
     catalog = parts.catalog.current()
-    spec, faults = check(document, catalog)
-    if spec is None:
+    start = Start(parts.origins, project_id)
+    spec, faults = check(document, catalog, start.faults)
+    if spec is None or (faults := missing(parts, spec)):
         raise _invalid(faults)
-    return _as_new_job(spec, catalog, parts.config)
+    return _as_new_job(spec, catalog, parts.config, start)
 
 
-def validated(parts: Service, body: bytes, content_type: str | None) -> ValidationOut:
+def validated(parts: Service, project_id: str, body: bytes, content_type: str | None) -> ValidationOut:
     """What is wrong with a submission; raises only for a body that cannot be read at all."""
     try:
         document = _read(parts.config, body, content_type)
         catalog = parts.catalog.current()
-        spec, faults = check(document, catalog)
+        spec, faults = check(document, catalog, Start(parts.origins, project_id).faults)
+        if spec is not None and (faults := missing(parts, spec)):
+            spec = None
     except Invalid as error:
         spec, faults = None, list(error.faults)
     errors = [FaultOut(pointer=fault.pointer, code=fault.code, message=fault.message) for fault in faults]
@@ -46,33 +54,47 @@ def validated(parts: Service, body: bytes, content_type: str | None) -> Validati
     )
 
 
-def overridden(parts: Service, parent: Job, body: bytes, content_type: str | None) -> NewJob:
-    """The job that runs another again, with the `config` in the body, if any, merged into its own."""
-    overrides: Any = {}
-    if body.strip():
-        document = read_json(parts, body, content_type)
-        if not isinstance(document, dict):
-            raise Invalid("The body must be an object.", [Fault("", "wrong_type", "Expected an object.")])
-        overrides = document.get("config", {})
-        faults = [
-            Fault(f"/{escape(key)}", "unknown_field", "Only `config` is read here: what to change in the config.")
-            for key in itertools.islice(document, FAULTS_MAX + 2)
-            if key != "config"
-        ]
-        if not isinstance(overrides, dict):
-            faults.append(Fault("/config", "wrong_type", "Expected an object."))
-        if faults:
-            raise _invalid(at_most(faults))
+def overridden(parts: Service, parent: Job, body: bytes, content_type: str | None, start_from: str | None) -> NewJob:
+    """The job that runs another again, with the `config` in the body, if any, merged into its own.
+
+    `start_from` names the checkpoint from which it goes on: `best` and `last` are the other's own. Raises `Invalid`
+    with every fault, `BadRequest` or `NotFound` for that name, and what reading the body raises.
+    """
+    changes = _overrides(parts, body, content_type)
+    overrides: dict[str, Any] = changes.get("config", {})
+    config = merged(parent.config, overrides)
+    # What it had resolved stays as it is; `last` and `best` in the body are those of the job that is run again.
+    start = Start(parts.origins, parent.project_id, parent.id if "ckpt_path" in overrides else None)
+    weights = Start(parts.origins, parent.project_id, parent.id)
+    if start_from is not None:
+        if overrides.get("ckpt_path") is not None:
+            message = "This and the query's `from` exclude each other: both say where to go on from."
+            raise _invalid([Fault("/config/ckpt_path", "excludes", message)])
+        config["ckpt_path"] = _found(parts, parent, start_from)
+    spec_of: dict[str, Any] = {"config": config, "subcommand": changes.get("subcommand", parent.subcommand)}
+    if "weights_from" in changes:
+        spec_of["weights_from"] = changes["weights_from"]
+        if start_from is None and "ckpt_path" not in overrides:
+            config.pop("ckpt_path", None)  # the other's own start, in place of which these weights are
+    elif config.get("ckpt_path") is None and spec_of["subcommand"] == "fit":
+        spec_of["weights_from"] = parent.weights_checkpoint_id
+
+    def origins(spec: JobSpec) -> list[Fault]:
+        return start.faults(replace(spec, weights_from=None)) + weights.faults(replace(spec, config={}))
+
     catalog = parts.catalog.current()
-    spec, faults = check({"config": merged(parent.config, overrides)}, catalog)
-    if spec is None:
+    spec, faults = check(spec_of, catalog, origins)
+    if spec is None or (faults := missing(parts, spec)):
         raise _invalid(faults)
     asked = request(spec.config)
     return NewJob(
-        config=_seeded(resolved(spec.config, catalog)),
+        config=_seeded(_started(resolved(spec.config, catalog), start)),
+        start_checkpoint_id=start.checkpoint_id,
+        weights_checkpoint_id=weights.weights_id,
         class_paths=sorted(class_paths(spec.config, catalog)),
         accelerator=asked.accelerator,
         devices=asked.devices,
+        nodes=asked.num_nodes,
         max_seconds=parent.max_seconds,
         max_attempts=parent.max_attempts,
         max_memory_bytes=parent.max_memory_bytes,
@@ -80,10 +102,42 @@ def overridden(parts: Service, parent: Job, body: bytes, content_type: str | Non
         stop_on_nan=parent.stop_on_nan,
         name=parent.name,
         labels=parent.labels,
-        subcommand=parent.subcommand,
+        subcommand=spec.subcommand,
         priority=parent.priority,
         parent_id=parent.id,
     )
+
+
+def _overrides(parts: Service, body: bytes, content_type: str | None) -> dict[str, Any]:
+    """What a retry is to change. Raises `Invalid` with every fault."""
+    if not body.strip():
+        return {}
+    document = read_json(parts, body, content_type)
+    if not isinstance(document, dict):
+        raise Invalid("The body must be an object.", [Fault("", "wrong_type", "Expected an object.")])
+    known = ", ".join(f"`{name}`" for name in OVERRIDABLE)
+    faults = [
+        Fault(f"/{escape(key)}", "unknown_field", f"Only {known} are read here: what is to be another.")
+        for key in itertools.islice(document, FAULTS_MAX + 2)
+        if key not in OVERRIDABLE
+    ]
+    if not isinstance(document.get("config", {}), dict):
+        faults.append(Fault("/config", "wrong_type", "Expected an object."))
+    if faults:
+        raise _invalid(at_most(faults))
+    return document
+
+
+def _found(parts: Service, parent: Job, name: str) -> str:
+    reference = read_reference(name)
+    if reference is None:
+        raise BadRequest(f"from is {name[:100]!r}: give `last`, `best`, {FORMS}.", code="bad_parameter")
+    return parts.origins.find(parent.project_id, reference, parent.id)
+
+
+def _started(config: dict[str, Any], start: Start) -> dict[str, Any]:
+    """The config with the very checkpoint that was meant: the best of a job may be another one tomorrow."""
+    return config | ({"ckpt_path": start.checkpoint_id} if start.checkpoint_id else {})
 
 
 def changes_in(parts: Service, body: bytes, content_type: str | None) -> dict[str, Any]:
@@ -148,14 +202,17 @@ def _read(config: Settings, body: bytes, content_type: str | None) -> Any:
         raise
 
 
-def _as_new_job(spec: JobSpec, catalog: Catalog, config: Settings) -> NewJob:
+def _as_new_job(spec: JobSpec, catalog: Catalog, config: Settings, start: Start) -> NewJob:
     asked = request(spec.config)
     limits = spec.limits
     return NewJob(
-        config=_seeded(resolved(spec.config, catalog)),
+        config=_seeded(_started(resolved(spec.config, catalog), start)),
+        start_checkpoint_id=start.checkpoint_id,
+        weights_checkpoint_id=start.weights_id,
         class_paths=sorted(class_paths(spec.config, catalog)),
         accelerator=asked.accelerator,
         devices=asked.devices,
+        nodes=asked.num_nodes,
         max_seconds=config.job_max_seconds if limits.max_seconds is None else limits.max_seconds,
         max_attempts=config.job_max_attempts if limits.max_attempts is None else limits.max_attempts,
         max_memory_bytes=limits.max_memory_bytes or config.job_max_memory_bytes or None,

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, insert, select, update
+from sqlalchemy import Row, Select, delete, func, insert, select, update
 
-from core import events
+from core import events, origins
 from core.database import Database
 from core.errors import Conflict, NotFound, Unavailable
 from core.jobs import NEWEST_CHECKPOINT, touch
-from core.states import CheckpointKind
+from core.states import FINAL, CheckpointKind
 from core.storage import Store
 from core.tables import artifacts, checkpoints, jobs
 
@@ -35,6 +35,8 @@ class Checkpoint:
     created_at: datetime
     is_best: bool = False
     is_last: bool = False
+    let_go: bool = False
+    """Its run keeps it no more: it goes once no job is to start from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Checkpoints:
                     sha256=new.sha256,
                     storage_key=new.storage_key,
                     pinned=new.pinned,
+                    let_go=new.let_go,
                     created_at=new.created_at,
                 )
             )
@@ -124,6 +127,11 @@ class Checkpoints:
         """The checkpoints of a job that are of a kind, newest first: by attempt and step, whatever the clocks said."""
         query = select(checkpoints).where(checkpoints.c.job_id == job_id, checkpoints.c.kind == kind)
         return self._all(query.order_by(*NEWEST_CHECKPOINT))
+
+    def look_up(self, checkpoint_id: str) -> Checkpoint | None:
+        """The checkpoint, whoever it belongs to: for Lightyard's own errands, not for callers."""
+        found = self._all(select(checkpoints).where(checkpoints.c.id == checkpoint_id))
+        return found[0] if found else None
 
     def any(self) -> bool:
         """Whether there is any checkpoint at all, of whichever project."""
@@ -157,9 +165,13 @@ class Checkpoints:
     def delete(self, project_id: str, checkpoint_id: str, store: Store) -> None:
         """Delete a checkpoint: the file first, the row last.
 
-        Raises `Conflict` for a pinned one, and `Unavailable` when the store is away.
+        Raises `Conflict` for one that is pinned or that a job which has not ended is to start from, and `Unavailable`
+        when the store is away.
         """
         checkpoint = self.get(project_id, checkpoint_id)
+        with self._database.write() as connection:
+            if users := origins.needed(connection, [checkpoint_id]):
+                raise origins.in_use(users, f"Jobs that have not ended are to start from {checkpoint_id}")
         try:
             gone = not checkpoint.pinned and self.forget(checkpoint, store)
         except OSError as error:
@@ -170,8 +182,9 @@ class Checkpoints:
     def forget(self, checkpoint: Checkpoint, store: Store, *, token: str | None = None) -> bool:
         """Remove a checkpoint's file, then its row, and the job's pointers to it; whether it did.
 
-        One that is pinned by now stays. An attempt says its token: what another attempt has published since is not
-        its to remove. Raises `LeaseLost`, and `OSError` when the file cannot be removed; the row stays then.
+        One that is pinned by now stays. One that a job is to start from stays until that has ended: then `collect`
+        takes it. An attempt says its token: what another attempt has published since is not its to remove. Raises
+        `LeaseLost`, and `OSError` when the file cannot be removed; the row stays then.
         """
         store.check()  # before the transaction: a store that hangs must not hold a lock of the database meanwhile
         with self._database.write() as connection:
@@ -183,6 +196,9 @@ class Checkpoints:
             mine = checkpoints.c.id == checkpoint.id
             if connection.execute(select(checkpoints.c.pinned).where(mine)).scalar_one_or_none() is not False:
                 return False
+            if origins.needed(connection, [checkpoint.id]):
+                connection.execute(update(checkpoints).where(mine).values(let_go=True))
+                return False
             store.delete(checkpoint.storage_key)
             connection.execute(delete(checkpoints).where(mine))
             for column in (jobs.c.best_checkpoint_id, jobs.c.last_checkpoint_id):
@@ -193,9 +209,31 @@ class Checkpoints:
                 )
             return True
 
+    def collect(self, store: Store, limit: int = 100) -> int:
+        """Remove up to `limit` of those that were let go while a job was to start from them; returns how many went.
+
+        Raises `OSError` when the store is away.
+        """
+        waiting = select(checkpoints).where(checkpoints.c.let_go, checkpoints.c.pinned.is_(False))
+        # Those whose users have not ended yet must not stand before the others for ever.
+        users = select(jobs.c.id).where(
+            (jobs.c.start_checkpoint_id == checkpoints.c.id) | (jobs.c.weights_checkpoint_id == checkpoints.c.id),
+            jobs.c.status.not_in([str(status) for status in FINAL]),
+        )
+        free = waiting.where(~users.exists()).order_by(checkpoints.c.id).limit(limit)
+        return sum(self.forget(checkpoint, store) for checkpoint in self._all(free))
+
     def _all(self, query: Select[Any]) -> Sequence[Checkpoint]:
         with self._database.read() as connection:
             return [_as_checkpoint(row) for row in connection.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """How many artifacts there are, and how large they are in all."""
+
+    count: int
+    size_bytes: int
 
 
 class Artifacts:
@@ -218,6 +256,15 @@ class Artifacts:
             connection.execute(delete(artifacts).where(same))
             connection.execute(insert(artifacts).values({c.name: getattr(new, c.name) for c in artifacts.c}))
         return replaced
+
+    def others(self, job_id: str, name: str) -> Holding:
+        """What a job has of artifacts besides the one of that name."""
+        query = select(func.count(), func.coalesce(func.sum(artifacts.c.size_bytes), 0)).where(
+            artifacts.c.job_id == job_id, artifacts.c.name != name
+        )
+        with self._database.read() as connection:
+            count, size_bytes = connection.execute(query).one()
+            return Holding(int(count), int(size_bytes))
 
     def page(self, job_id: str, *, after_name: str | None = None, limit: int = 20) -> Sequence[Artifact]:
         """Up to `limit` artifacts of a job, by name."""

@@ -1,12 +1,12 @@
 """Jobs and their attempts: the one door through which a job's state moves, with its event in the same transaction."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from core import events
+from core import events, origins
 from core.database import Database
 from core.errors import Conflict, LeaseLost, NotFound, PreconditionFailed
 from core.ids import new_id
@@ -37,6 +37,10 @@ class Jobs:
         """Put a job in the queue, inside the caller's transaction, which may keep the answer for its key."""
         now = self._database.now(connection)
         job_id = new_id("job")
+        named = {"start_checkpoint_id": new.start_checkpoint_id, "weights_checkpoint_id": new.weights_checkpoint_id}
+        given = {name: value for name, value in named.items() if value is not None}
+        if given:
+            origins.hold(connection, list(given.values()))
         connection.execute(
             insert(jobs).values(
                 id=job_id,
@@ -72,7 +76,8 @@ class Jobs:
             )
         )
         self._set_labels(connection, job_id, new.labels)
-        events.append(connection, job_id, "created", now, **({"parent_id": new.parent_id} if new.parent_id else {}))
+        told = given | ({"parent_id": new.parent_id} if new.parent_id else {})
+        events.append(connection, job_id, "created", now, **told)
         return read_job(connection, job_id)
 
     def get(self, project_id: str, job_id: str) -> Job:
@@ -100,11 +105,15 @@ class Jobs:
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         oldest_first: bool = False,
+        dry_run: bool = False,
         after_id: str | None = None,
         limit: int = 20,
     ) -> Sequence[Job]:
-        """Up to `limit` jobs of a project, newest first unless asked otherwise, from behind `after_id` on."""
-        query = select(jobs).where(jobs.c.project_id == project_id)
+        """Up to `limit` jobs of a project, newest first unless asked otherwise, from behind `after_id` on.
+
+        Those that are dry runs, or those that are not.
+        """
+        query = select(jobs).where(jobs.c.project_id == project_id, jobs.c.dry_run.is_(dry_run))
         if statuses:
             query = query.where(jobs.c.status.in_(statuses))
         if name is not None:
@@ -119,6 +128,13 @@ class Jobs:
             rows = connection.execute(query).all()
             tries = attempts_of(connection, [row.id for row in rows])
         return [as_job(row, tries.get(row.id, ())) for row in rows]
+
+    def old_dry_runs(self, hours: float, limit: int) -> Sequence[Job]:
+        """Up to `limit` dry runs, of whichever project, that ended so long ago."""
+        with self._database.read() as connection:
+            before = self._database.now(connection) - timedelta(hours=hours)
+            query = select(jobs).where(jobs.c.dry_run.is_(True), jobs.c.finished_at < before).limit(limit)
+            return [as_job(row) for row in connection.execute(query)]
 
     def versions(self, job_ids: Sequence[str]) -> dict[str, int]:
         """The version of each job that exists: what a watcher compares."""
@@ -195,6 +211,8 @@ class Jobs:
             job = self._own(connection, project_id, job_id, lock=True)
             if job.status is not Status.RUNNING:
                 raise invalid_transition(job, "save a checkpoint")
+            if job.subcommand != "fit":
+                raise Conflict(f"{job.id} runs `{job.subcommand}`: it has nothing to save.", code="nothing_to_save")
             if job.checkpoint_requested_at is None:
                 now = self._database.now(connection)
                 count = job.checkpoint_requests + 1
@@ -223,10 +241,17 @@ class Jobs:
             return self._own(connection, project_id, job_id)
 
     def delete(self, project_id: str, job_id: str, remove_files: Callable[[str], None]) -> None:
-        """Forget a job that has ended: its files first, its rows last, so that a crash between leaks nothing."""
+        """Forget a job that has ended: its files first, its rows last, so that a crash between leaks nothing.
+
+        Raises `Conflict` for one that has not ended, or from whose checkpoints a job is to start that has not ended.
+        """
         job = self.get(project_id, job_id)
         if not job.is_final:
             raise invalid_transition(job, "delete")
+        with self._database.write() as connection:
+            mine = connection.execute(select(checkpoints.c.id).where(checkpoints.c.job_id == job_id)).scalars().all()
+            if users := origins.needed(connection, mine):
+                raise origins.in_use(users, f"Jobs that have not ended are to start from checkpoints of {job_id}")
         remove_files(job_id)
         with self._database.write() as connection:
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
@@ -320,6 +345,10 @@ def drop_recoveries(connection: Connection, job_id: str) -> Sequence[str]:
     Where nobody removes them after the commit, they are swept.
     """
     mine = (checkpoints.c.job_id == job_id) & (checkpoints.c.kind == CheckpointKind.RECOVERY)
+    kept = origins.needed(connection, connection.execute(select(checkpoints.c.id).where(mine)).scalars().all())
+    if kept:
+        connection.execute(update(checkpoints).where(checkpoints.c.id.in_(kept)).values(let_go=True))
+        mine &= checkpoints.c.id.not_in(kept)
     columns = (checkpoints.c.id, checkpoints.c.storage_key)
     gone = connection.execute(
         delete(checkpoints).where(mine, checkpoints.c.pinned.is_(False)).returning(*columns)

@@ -1,11 +1,13 @@
 """The job spec: what a caller sends to start a job, read and checked as a whole."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from core.catalog import Catalog
 from core.errors import Fault, Invalid
+from core.loop_rules import weights_refusal
+from core.references import form_faults
 from core.schema_faults import did_you_mean, faults_of
 from core.schemas import Validator, strict_validator
 from core.validate import validate
@@ -28,6 +30,8 @@ LIGHTNING_KEYS = (
     "lr_scheduler",
     "ckpt_path",
     "weights_only",
+    "verbose",
+    "return_predictions",
 )
 """Top keys of a config of LightningCLI."""
 _LATER = {"bundle": "Code bundles", "webhook": "Webhooks"}
@@ -109,11 +113,19 @@ def read_spec(document: Any) -> JobSpec:
     return spec
 
 
-def check(document: Any, catalog: Catalog) -> tuple[JobSpec | None, list[Fault]]:
-    """The spec that a body holds, and every fault of it and of its config; without a fault, it can run."""
+def check(
+    document: Any, catalog: Catalog, more: Callable[[JobSpec], list[Fault]] = lambda _: []
+) -> tuple[JobSpec | None, list[Fault]]:
+    """The spec that a body holds, and every fault of it and of its config; without a fault, it can run.
+
+    `more` finds the faults that neither the body nor the catalogue tells.
+    """
     spec, faults = _read(document)
     if spec is not None and len(faults) <= FAULTS_MAX:
-        faults = faults + validate(spec.config, catalog, pointer_prefix=spec.config_pointer)
+        found = validate(spec.config, catalog, pointer_prefix=spec.config_pointer, subcommand=spec.subcommand)
+        if spec.weights_from is not None:
+            found += weights_refusal(spec.config, catalog)
+        faults = faults + found + more(spec)
     return (None if faults else spec), at_most(faults)
 
 
@@ -137,13 +149,32 @@ def read_fields(document: Mapping[str, Any], names: tuple[str, ...]) -> tuple[di
 
 
 def _read(document: Any) -> tuple[JobSpec | None, list[Fault]]:
+    spec, faults = _read_body(document)
+    return spec, faults + (_weights_faults(spec) if spec is not None else [])
+
+
+def _weights_faults(spec: JobSpec) -> list[Fault]:
+    """What is wrong with the weights that a job is to start with, by its form alone."""
+    if spec.weights_from is None:
+        return []
+    faults, place = form_faults(spec.weights_from, "/weights_from"), f"{spec.config_pointer}/ckpt_path"
+    if spec.subcommand != "fit":
+        message = f"`{spec.subcommand}` takes its weights from {place}: put the checkpoint there."
+        faults.append(Fault("/weights_from", "refused", message))
+    elif spec.config.get("ckpt_path") is not None:
+        message = f"This and {place} exclude each other: that one restores the weights and all else."
+        faults.append(Fault("/weights_from", "excludes", message))
+    return faults
+
+
+def _read_body(document: Any) -> tuple[JobSpec | None, list[Fault]]:
     if not isinstance(document, dict):
         return None, [Fault("", "wrong_type", "The body must be an object: a job spec, or a LightningCLI config.")]
     if "config" in document:
         return _read_job(document)
     layers = [name for name in SUBCOMMANDS if isinstance(document.get(name), dict)]
     if layers and "model" not in document:
-        return _read_layer(document, "")
+        return _read_layer(document, "", None)
     if any(key in document for key in LIGHTNING_KEYS):
         return _read_plain(document)
     known = ("config", *_SCHEMAS, *_LATER)
@@ -173,29 +204,44 @@ def _read_job(document: Mapping[str, Any]) -> tuple[JobSpec | None, list[Fault]]
         message = "`config` must be an object, as LightningCLI reads from YAML."
         return None, [*faults, Fault(pointer, "wrong_type", message)]
     if "model" not in config and any(isinstance(config.get(name), dict) for name in SUBCOMMANDS):
-        layered, more = _read_layer(config, pointer)
+        layered, more = _read_layer(config, pointer, values.get("subcommand"))
         faults += more
         if layered is None:
             return None, faults
-        config, pointer = layered.config, layered.config_pointer
+        config, pointer, values["subcommand"] = layered.config, layered.config_pointer, layered.subcommand
     return JobSpec(config, pointer, **values), faults
 
 
-def _read_layer(document: Mapping[str, Any], prefix: str) -> tuple[JobSpec | None, list[Fault]]:
-    """A config with the subcommand on top, as LightningCLI prints it: `{fit: {model: …}}`."""
+def _read_layer(document: Mapping[str, Any], prefix: str, outer: str | None) -> tuple[JobSpec | None, list[Fault]]:
+    """A config with the subcommand on top, as LightningCLI prints it: `{fit: {model: …}}`.
+
+    Of several layers the one counts that `subcommand` names, here or in the job spec around it (`outer`).
+    """
     faults: list[Fault] = []
+    layers = [name for name in SUBCOMMANDS if isinstance(document.get(name), dict)]
     for key, value in document.items():
         if len(faults) > FAULTS_MAX:
             break
-        if key in SUBCOMMANDS[1:] and value is not None:
-            faults.append(_later_subcommand(f"{prefix}/{key}", key))
-        elif key == "subcommand":
-            faults += _subcommand_faults(value, f"{prefix}/subcommand")
+        if key == "subcommand":
+            faults += at_most(faults_of(_VALIDATORS[key], value, f"{prefix}/{key}"))
         elif key not in SUBCOMMANDS:
-            message = f"There is no {key[:100]!r} beside `fit`."
+            message = f"There is no {key[:100]!r} beside `{layers[0]}`."
             faults.append(Fault(f"{prefix}/{escape(key)}", "unknown_field", message))
-    config = document.get("fit")
-    return (JobSpec(config, f"{prefix}/fit") if isinstance(config, dict) else None), faults
+        elif value is not None and key not in layers:
+            faults.append(Fault(f"{prefix}/{key}", "wrong_type", "Expected an object, the config, or null."))
+    said = document.get("subcommand")
+    said = said if said in SUBCOMMANDS else None
+    if said and outer and said != outer:
+        faults.append(Fault(f"{prefix}/subcommand", "excludes", f"/subcommand says `{outer}`: they must agree."))
+    chosen = said or outer or layers[0]
+    if not (said or outer) and len(layers) > 1:
+        message = f"There are configs for {' and '.join(layers)}: say with `subcommand` which of them is to run."
+        faults.append(Fault(f"{prefix}/subcommand", "missing_field", message))
+    elif chosen not in layers:
+        message = f"`{chosen}` is to run, and there is a config for {' and '.join(layers)} only."
+        faults.append(Fault(f"{prefix}/{chosen}", "missing_field", message))
+        return None, faults
+    return JobSpec(document[chosen], f"{prefix}/{chosen}", subcommand=chosen), faults
 
 
 def _fields(document: Mapping[str, Any], known: tuple[str, ...]) -> tuple[dict[str, Any], list[Fault]]:
@@ -216,8 +262,6 @@ def _fields(document: Mapping[str, Any], known: tuple[str, ...]) -> tuple[dict[s
         elif key not in known:
             message = f"A job spec has no {key[:100]!r}.{did_you_mean(key, known)}"
             faults.append(Fault(f"/{escape(key)}", "unknown_field", message))
-        elif key == "subcommand":
-            faults += _subcommand_faults(value, "/subcommand")
         else:
             found = at_most(faults_of(_VALIDATORS[key], value, f"/{key}"))
             faults += found
@@ -230,12 +274,3 @@ def _field(key: str, value: Any) -> Any:
     if key == "limits":
         return Limits(**(value or {}))
     return value or {} if key == "labels" else value
-
-
-def _subcommand_faults(value: Any, pointer: str) -> list[Fault]:
-    faults = at_most(faults_of(_VALIDATORS["subcommand"], value, pointer))
-    return faults or ([_later_subcommand(pointer, value)] if value != "fit" else [])
-
-
-def _later_subcommand(pointer: str, name: str) -> Fault:
-    return Fault(pointer, "not_yet_supported", f"The subcommand `{name}` is not supported yet: only `fit` is.")

@@ -8,14 +8,17 @@ from app import cursor as cursors
 from app import etag
 from app.creation import created
 from app.deps import GUARDS, Body, CallerOf, Cursor, IdempotencyKey, JobId, PageLimit, Parts
+from app.dry_run import as_dry_run, refuse_retry, tried
 from app.request_bodies import CHANGE, OVERRIDES, SUBMISSION
 from app.routes.documented import BODY, problems
+from app.routes.dry_runs import NOT_YET
+from app.schemas.dry_runs import DryRunOut
 from app.schemas.jobs import JobOut, ValidationOut
 from app.schemas.resource import Page, answer
 from app.service import Service
 from app.stream import in_thread, unless_hung_up
 from app.submission import changes_in, new_job, overridden, validated
-from core.errors import BadRequest, Invalid, PreconditionFailed, PreconditionRequired, Unavailable
+from core.errors import BadRequest, PreconditionFailed, PreconditionRequired, Unavailable
 from core.job import Job, NewJob
 from core.jobs import invalid_transition
 from core.security import Caller
@@ -24,7 +27,6 @@ from core.storage import job_prefix
 
 router = APIRouter(prefix="/v1", tags=["jobs"], dependencies=GUARDS)
 
-NOT_YET = "not_yet_supported"
 LABEL_FILTERS_MAX = 10
 """Each is a look into an index."""
 _LABEL_PARAMETER = {
@@ -45,17 +47,31 @@ _LABEL_PARAMETER = {
     status_code=201,
     response_model=JobOut,
     summary="Submit a job",
-    responses=problems(*BODY, 429),
+    responses={**problems(*BODY, 429), 200: {"model": DryRunOut, "description": "What a dry run found."}, **NOT_YET},
     openapi_extra=SUBMISSION,
 )
-def submit(request: Request, parts: Parts, caller: CallerOf, body: Body, key: IdempotencyKey) -> Response:
+async def submit(
+    request: Request,
+    parts: Parts,
+    caller: CallerOf,
+    body: Body,
+    key: IdempotencyKey,
+    dry_run: Annotated[
+        bool, Query(description="Try one batch of everything on a worker, ahead of the queue, and tell what was found.")
+    ] = False,
+    wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for a dry run's end.")] = 60.0,
+) -> Response:
     """Takes a job spec, or a plain LightningCLI config, as JSON or YAML; answers with the queued job."""
     content_type = request.headers.get("content-type")
 
     def read() -> NewJob:
-        return new_job(parts, body, content_type)
+        new = new_job(parts, caller.project_id, body, content_type)
+        return as_dry_run(new, parts.config) if dry_run else new
 
-    return created(request, parts, caller, body, key, read)
+    if dry_run:
+        parts.hub.check_room()
+    made = await in_thread(created, request, parts, caller, body, key, read)
+    return await tried(request, parts, caller, made, wait) if dry_run else made
 
 
 @router.post(
@@ -65,9 +81,9 @@ def submit(request: Request, parts: Parts, caller: CallerOf, body: Body, key: Id
     responses=problems(*BODY),
     openapi_extra=SUBMISSION,
 )
-def validate(request: Request, parts: Parts, body: Body) -> Response:
+def validate(request: Request, parts: Parts, caller: CallerOf, body: Body) -> Response:
     """Creates nothing. `config` is the config with every default filled in, where there is no fault."""
-    return answer(validated(parts, body, request.headers.get("content-type")))
+    return answer(validated(parts, caller.project_id, body, request.headers.get("content-type")))
 
 
 @router.get(
@@ -84,6 +100,7 @@ def list_jobs(
     status: Annotated[list[str] | None, Query(description="One or several, repeated or with commas.")] = None,
     name: Annotated[str | None, Query(description="The exact name.")] = None,
     sort: Annotated[str, Query(description="`-created_at`, newest first, or `created_at`.")] = "-created_at",
+    dry_run: Annotated[bool, Query(description="The dry runs, which are left out otherwise.")] = False,
     limit: PageLimit = 20,
     cursor: Cursor = None,
 ) -> Response:
@@ -92,7 +109,7 @@ def list_jobs(
     labels = _labels(request)
     if sort not in ("created_at", "-created_at"):
         raise BadRequest(f"sort is {sort[:50]!r}: jobs are sorted by created_at or -created_at.", code="bad_parameter")
-    listing = f"jobs {caller.project_id} {statuses} {name!r} {sorted(labels.items())} {sort}"
+    listing = f"jobs {caller.project_id} {statuses} {name!r} {sorted(labels.items())} {sort} {dry_run}"
     limit = min(limit, parts.config.page_max_rows)
     rows = parts.jobs.page(
         caller.project_id,
@@ -100,6 +117,7 @@ def list_jobs(
         name=name,
         labels=labels,
         oldest_first=sort == "created_at",
+        dry_run=dry_run,
         after_id=cursors.decode(cursor, listing, str) if cursor is not None else None,
         limit=limit + 1,
     )
@@ -246,19 +264,22 @@ def retry(
     body: Body,
     key: IdempotencyKey,
     start: Annotated[
-        str | None, Query(alias="from", description="`last`, `best` or a checkpoint's id. Not yet: refused.")
+        str | None,
+        Query(alias="from", description="Go on from a checkpoint: `last` or `best` of that job, or one by its id."),
     ] = None,
 ) -> Response:
-    """A new job with the config of one that has ended; `config` in the body is merged into it."""
+    """A new job with the config of one that has ended; `config` in the body is merged into it.
+
+    With `from` it goes on from there as by Lightning's `ckpt_path`, else it trains from the beginning.
+    """
     parent = parts.jobs.get(caller.project_id, job_id)
-    if start is not None:
-        raise Invalid("Starting from a checkpoint is not supported yet: leave `from` out.", code=NOT_YET)
+    refuse_retry(parent)
     content_type = request.headers.get("content-type")
 
     def read() -> NewJob:
         if not parent.is_final:
             raise invalid_transition(parent, "be retried")
-        return overridden(parts, parent, body, content_type)
+        return overridden(parts, parent, body, content_type, start)
 
     return created(request, parts, caller, body, key, read)
 
