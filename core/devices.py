@@ -1,10 +1,11 @@
 """What workers have to run on: announced devices, and which jobs they suit.
 
 A device is announced as `{"id": "gpu:0", "name": …, "memory_bytes": …}`; the part before the colon is its kind. On a
-CPU a device is a slot.
+CPU a device is a slot. An NVIDIA GPU says its `compute_capability` too, as "9.0".
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, or_
@@ -13,6 +14,14 @@ from core.tables import jobs
 
 Announced = Sequence[Mapping[str, Any]]
 Kinds = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A worker that is up: what it has to run on, and which packages of which version."""
+
+    devices: Announced
+    versions: Mapping[str, str]
 
 
 def free_by_kind(announced: Announced, taken: Collection[str] = ()) -> dict[str, list[str]]:
@@ -27,9 +36,14 @@ def free_by_kind(announced: Announced, taken: Collection[str] = ()) -> dict[str,
 
 def offered(kinds: Kinds, accelerator: str) -> Sequence[str]:
     """The free devices for a job's accelerator; `auto` is what Lightning would choose on that machine."""
+    return kinds.get(kind_for(kinds, accelerator), [])
+
+
+def kind_for(kinds: Kinds, accelerator: str) -> str:
+    """The kind of device on which a job for an accelerator runs there; of `auto` where there is none: `auto`."""
     if accelerator != "auto":
-        return kinds.get(accelerator, [])
-    return next((kinds[kind] for kind in ("gpu", "tpu", "mps", "cpu") if kind in kinds), [])
+        return accelerator
+    return next((kind for kind in ("gpu", "tpu", "mps", "cpu") if kind in kinds), accelerator)
 
 
 def runnable(kinds: Kinds) -> ColumnElement[bool]:

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import Row, Select, delete, select, update
 
 from core.database import Database
-from core.tables import attempts, catalogs, workers
+from core.devices import Host
+from core.tables import catalogs, device_claims, workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class Worker:
     pid: int
     devices: list[dict[str, Any]]
     versions: dict[str, str]
+    address: str
+    accepts: bool
     catalog_digest: str | None
     started_at: datetime
     heartbeat_at: datetime
@@ -35,9 +38,15 @@ class Fleet:
         self._database = database
 
     def join(
-        self, worker_id: str, name: str, pid: int, devices: Sequence[Mapping[str, Any]], versions: Mapping[str, str]
+        self,
+        worker_id: str,
+        name: str,
+        pid: int,
+        devices: Sequence[Mapping[str, Any]],
+        versions: Mapping[str, str],
+        address: str = "127.0.0.1",
     ) -> None:
-        """Announce a worker and its devices."""
+        """Announce a worker and its devices; other machines reach its trainers at `address`."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             connection.execute(
@@ -47,6 +56,8 @@ class Fleet:
                     pid=pid,
                     devices=[dict(device) for device in devices],
                     versions=dict(versions),
+                    address=address,
+                    accepts=False,
                     started_at=now,
                     heartbeat_at=now,
                 )
@@ -60,13 +71,20 @@ class Fleet:
             connection.execute(statement.on_conflict_do_update(index_elements=["digest"], set_={"announced_at": now}))
             connection.execute(update(workers).where(workers.c.id == worker_id).values(catalog_digest=digest))
 
-    def beat(self, worker_id: str) -> None:
-        """Say that a worker is up."""
+    def beat(self, worker_id: str, *, accepts: bool = True) -> None:
+        """Say that a worker is up. `accepts`: others may call it to jobs of several machines."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             connection.execute(
-                update(workers).where(workers.c.id == worker_id).values(heartbeat_at=now, stopped_at=None)
+                update(workers)
+                .where(workers.c.id == worker_id)
+                .values(heartbeat_at=now, stopped_at=None, accepts=accepts)
             )
+
+    def rest(self, worker_id: str) -> None:
+        """Say that a worker is not to be called to jobs of several machines any more."""
+        with self._database.write() as connection:
+            connection.execute(update(workers).where(workers.c.id == worker_id).values(accepts=False))
 
     def leave(self, worker_id: str) -> None:
         """Say that a worker has stopped in good order."""
@@ -82,13 +100,19 @@ class Fleet:
         with self._database.read() as connection:
             now = self._database.now(connection)
             rows = connection.execute(query).all()
-            live = connection.execute(
-                select(attempts.c.worker_id, attempts.c.job_id, attempts.c.devices).where(
-                    attempts.c.ended_at.is_(None), attempts.c.worker_id.in_([row.id for row in rows])
-                )
-            ).all()
+            taken = select(device_claims).where(device_claims.c.worker_id.in_([row.id for row in rows]))
+            claims = connection.execute(taken).all()
         cutoff = now - timedelta(seconds=silence_seconds)
-        return [_as_worker(row, cutoff, live) for row in rows]
+        return [_as_worker(row, cutoff, claims) for row in rows]
+
+    def hosts(self, silence_seconds: float) -> Sequence[Host]:
+        """What the workers that are up have to run on."""
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+            live = select(workers.c.devices, workers.c.versions).where(
+                workers.c.stopped_at.is_(None), workers.c.heartbeat_at > now - timedelta(seconds=silence_seconds)
+            )
+            return [Host(row.devices, row.versions) for row in connection.execute(live)]
 
     def catalog_digests(self, silence_seconds: float) -> Sequence[str]:
         """Digests of the catalogues of the workers that are up; where none is, of the one announced last."""
@@ -132,6 +156,6 @@ class Fleet:
             connection.execute(delete(catalogs).where(catalogs.c.digest.in_(locked), unused))
 
 
-def _as_worker(row: Row[Any], cutoff: datetime, live: Sequence[Any]) -> Worker:
-    busy = {device: claim.job_id for claim in live if claim.worker_id == row.id for device in claim.devices}
+def _as_worker(row: Row[Any], cutoff: datetime, claims: Sequence[Any]) -> Worker:
+    busy = {claim.device: claim.job_id for claim in claims if claim.worker_id == row.id}
     return Worker(**row._mapping, online=row.heartbeat_at > cutoff, busy=busy)

@@ -10,7 +10,9 @@ from typing import Any
 
 from core.catalog import CALLBACK, Catalog, Entry, Kind
 from core.class_values import ClassValue, read_class_value
+from core.distribution_rules import distribution_faults
 from core.errors import Fault
+from core.precision import precision_of, why_lacking
 from core.yaml_reader import yaml_scalar
 
 CHECKPOINT = "pytorch_lightning.callbacks.ModelCheckpoint"
@@ -20,10 +22,20 @@ FILENAME_CHARACTERS_MAX = 200
 
 _LIGHTNINGS_CHECKPOINTS = "pytorch_lightning.callbacks.Checkpoint"
 _LOGGER = "pytorch_lightning.loggers.Logger"
+_SPIKES = "pytorch_lightning.callbacks.SpikeDetection"
 _PROFILER = "pytorch_lightning.profilers.Profiler"
 # Arguments that become parts of the paths of files, below a folder which the service sets.
 _PATHS = {_LIGHTNINGS_CHECKPOINTS: ("filename",), _LOGGER: ("name", "version", "sub_dir"), _PROFILER: ("filename",)}
+_PATHS |= {_SPIKES: ("exclude_batches_path",)}
 _FILLING_SLASH = re.compile(r"\{[^{}:]*:[^{}]*/")  # "{epoch:/>9}" writes slashes before the number
+
+# Callbacks that do not fit a job, and what does.
+REFUSED_CALLBACKS = {
+    "pytorch_lightning.callbacks.OnExceptionCheckpoint": (
+        "it has the Trainer look for a checkpoint of its own at each start, and removes what it saved;"
+        " give `save_on_exception: true` to ModelCheckpoint"
+    ),
+}
 
 # Flags that Lightning has dropped, and what stands for them in 2.6.
 REMOVED = {
@@ -83,6 +95,11 @@ def refusals(flags: Mapping[str, Any], catalog: Catalog, pointer: str) -> Iterat
     if flags.get("model_registry") is not None:
         message = "`model_registry` is refused: checkpoints are kept by this service. Remove it."
         yield Fault(f"{pointer}/model_registry", "refused", message)
+    for spec, place in _classes(flags.get("callbacks"), f"{pointer}/callbacks"):
+        entry = catalog.resolve(str(spec.name), [CALLBACK])
+        if isinstance(entry, Entry) and entry.class_path in REFUSED_CALLBACKS:
+            message = f"{entry.name} is refused: {REFUSED_CALLBACKS[entry.class_path]}."
+            yield Fault(place + "".join(f"/{key}" for key in spec.name_path), "refused", message)
     yield from _refused_loggers(flags.get("logger"), catalog, f"{pointer}/logger")
     for name, base in (("callbacks", CALLBACK), ("logger", _LOGGER), ("profiler", _PROFILER)):
         for spec, place in _classes(flags.get(name), f"{pointer}/{name}"):
@@ -91,10 +108,7 @@ def refusals(flags: Mapping[str, Any], catalog: Catalog, pointer: str) -> Iterat
             entry = catalog.resolve(str(spec.name), [base])
             if isinstance(entry, Entry):
                 yield from _refused_paths(entry, spec.args, place + "".join(f"/{key}" for key in spec.args_path))
-    yield from _refused_strategy(flags, f"{pointer}/strategy")
-    nodes = _scalar(flags.get("num_nodes"))
-    if isinstance(nodes, int) and nodes > 1:
-        yield Fault(f"{pointer}/num_nodes", "not_yet_supported", "Jobs on several nodes are not supported yet.")
+    yield from distribution_faults(flags, _scalar(flags.get("num_nodes")), pointer)
 
 
 def exclusions(flags: Mapping[str, Any], catalog: Catalog, pointer: str) -> Iterator[Fault]:
@@ -188,20 +202,6 @@ def _path_problem(path: str, *, expands: bool) -> str | None:
     return None
 
 
-def _refused_strategy(flags: Mapping[str, Any], pointer: str) -> Iterator[Fault]:
-    value = flags.get("strategy")
-    if isinstance(value, dict):
-        message = "A strategy given as a class is not supported yet: name one, as `ddp`."
-        yield Fault(pointer, "not_yet_supported", message)
-        return
-    name = value[:100].lower() if isinstance(value, str) else ""
-    if any(word in name for word in ("spawn", "fork", "notebook")):
-        message = f"`{name}` starts processes of its own, outside the service: use `ddp`, which starts one per device."
-        yield Fault(pointer, "refused", message)
-    elif name.startswith(("fsdp", "deepspeed", "xla", "single_", "model_parallel")):
-        yield Fault(pointer, "not_yet_supported", f"`{name}` is not supported yet: use `auto` or `ddp`.")
-
-
 def _device_rules(flags: Mapping[str, Any], pointer: str) -> Iterator[Fault]:
     """On a CPU, devices are counted (lightning_fabric's `_parse_cpu_cores`); everywhere else they can be listed."""
     devices = flags.get("devices")
@@ -209,6 +209,17 @@ def _device_rules(flags: Mapping[str, Any], pointer: str) -> Iterator[Fault]:
     if flags.get("accelerator") == "cpu" and (is_list or devices == -1):
         message = "on a CPU, `devices` is a number of processes from 1 on"
         yield _excludes(f"{pointer}/devices", f"{pointer}/accelerator", message)
+    if flags.get("accelerator") == "cpu" and flags.get("sync_batchnorm") is True:
+        yield _excludes(f"{pointer}/sync_batchnorm", f"{pointer}/accelerator", "torch's SyncBatchNorm needs GPUs")
+    if flags.get("accelerator") == "tpu":
+        if is_list or devices not in (None, "auto", -1, 1):
+            yield Fault(f"{pointer}/devices", "not_yet_supported", "A job takes one TPU core: leave `devices` out.")
+        if flags.get("strategy") not in (None, "auto"):
+            yield _excludes(f"{pointer}/strategy", f"{pointer}/accelerator", "on a TPU, leave `strategy` out")
+    if flags.get("precision") is not None and (kind := flags.get("accelerator")) in ("cpu", "tpu", "mps"):
+        why = why_lacking(precision_of(flags), {"id": f"{kind}:0"}, {})
+        if why is not None:
+            yield _excludes(f"{pointer}/precision", f"{pointer}/accelerator", why)
 
 
 def _classes(value: Any, pointer: str) -> Iterator[tuple[ClassValue, str]]:
@@ -249,6 +260,8 @@ def _callback_rules(
             bars.append(place)
         if entry.name in {"LearningRateMonitor", "DeviceStatsMonitor"} and flags.get("logger") is False:
             yield _excludes(place, f"{pointer}/logger", f"{entry.name} needs a logger")
+        if entry.name == "BatchSizeFinder" and _is_distributed(flags):
+            yield _excludes(place, f"{pointer}/devices", "a BatchSizeFinder looks on one device")
         if entry.name == "GradientAccumulationScheduler" and _number(flags.get("accumulate_grad_batches", 1)) != 1:
             yield _excludes(place, f"{pointer}/accumulate_grad_batches", "both set the accumulation")
         if key := _state_key(entry, arguments):
@@ -256,6 +269,12 @@ def _callback_rules(
                 message = "both keep their state under one name; they must differ in what they monitor, or how"
                 yield _excludes(place, states[key], message)
             states.setdefault(key, place)
+
+
+def _is_distributed(flags: Mapping[str, Any]) -> bool:
+    devices, nodes = flags.get("devices"), flags.get("num_nodes")
+    several = isinstance(devices, list) and len(devices) > 1
+    return several or any((_number(count) or 0) > 1 for count in (devices, nodes))
 
 
 def _state_key(entry: Entry, arguments: Mapping[str, Any]) -> tuple[Any, ...] | None:

@@ -1,11 +1,13 @@
 """What a worker tells the fleet of itself: its devices, its versions and the catalogue of what it can run."""
 
 import json
+import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -14,6 +16,8 @@ from core.settings import Settings
 from workers.forkserver import Fork
 
 INVENTORY_SECONDS = 300.0
+LOCAL = "127.0.0.1"
+PROBED_PORT = 9
 
 log = structlog.get_logger()
 
@@ -48,7 +52,7 @@ def take_inventory(config: Settings) -> Inventory:
     for fault in catalog.faults:
         log.error("catalog_module_refused", module=fault.pointer, detail=fault.message)
     return Inventory(
-        devices=chosen_devices(config, told["gpus"], told["cpu"]),
+        devices=chosen_devices(config, [*told["gpus"], *told["tpus"]], told["cpu"]),
         versions=told["versions"],
         catalog=catalog,
     )
@@ -64,21 +68,23 @@ def _look_around(path: Path, config: Settings) -> Fork:
     return fork
 
 
-def chosen_devices(config: Settings, gpus: Sequence[dict[str, Any]], cpu: dict[str, Any]) -> list[dict[str, Any]]:
+def chosen_devices(
+    config: Settings, accelerators: Sequence[dict[str, Any]], cpu: dict[str, Any]
+) -> list[dict[str, Any]]:
     """The devices to announce: as the settings choose among those that are there. Raises `InventoryFailed`."""
     wanted = config.worker_devices.strip()
     if wanted == "auto":
-        chosen = list(gpus)
+        chosen = list(accelerators)
     elif wanted == "cpu":
         chosen = []
     else:
-        found = {gpu["id"]: gpu for gpu in gpus}
+        found = {device["id"]: device for device in accelerators}
         names = [name.strip() for name in wanted.split(",") if name.strip()]
         missing = [name for name in names if name not in found]
         if missing:
             raise InventoryFailed(
                 f"LIGHTYARD_WORKER_DEVICES names {', '.join(missing)}, which is not here; "
-                f"it has {', '.join(found) or 'no GPU'}"
+                f"it has {', '.join(found) or 'no GPU or TPU'}"
             )
         chosen = [found[name] for name in names]
     slots = config.worker_slots
@@ -90,3 +96,25 @@ def chosen_devices(config: Settings, gpus: Sequence[dict[str, Any]], cpu: dict[s
             "this worker would have no device: raise LIGHTYARD_WORKER_SLOTS or LIGHTYARD_WORKER_DEVICES"
         )
     return chosen
+
+
+def own_address(config: Settings) -> str:
+    """The address at which other machines reach this one: as set, or from which this one reaches the broker.
+
+    Where the broker is on this machine, that is one which no other machine reaches: nothing is opened to a network
+    unless this worker is part of one.
+    """
+    if config.worker_address:
+        return config.worker_address
+    host = urlsplit(config.broker).hostname
+    if host is None:  # a Unix socket
+        return LOCAL
+    try:
+        (family, *_, place), *_ = socket.getaddrinfo(host, PROBED_PORT, type=socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)  # sends nothing: it only chooses the way
+            address: str = probe.getsockname()[0]
+            return address
+    except OSError as error:
+        log.warning("own_address_unknown", broker_host=host, error=str(error))
+        return LOCAL
