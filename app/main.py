@@ -12,12 +12,12 @@ from app.body_limit import BodyLimit
 from app.head import HeadAsGet
 from app.observer import Figures, Observer
 from app.problem import CatchAll
-from app.routes import artifacts, catalog, checkpoints, events, fleet, health, jobs, logs, metrics
+from app.routes import artifacts, catalog, checkpoints, dry_runs, events, fleet, health, jobs, logs, metrics
 from app.service import Service
 from app.upkeep import upkeep
 from core.settings import Settings, settings
 
-ROUTERS = (jobs, events, logs, metrics, checkpoints, artifacts, catalog, fleet, health)
+ROUTERS = (jobs, dry_runs, events, logs, metrics, checkpoints, artifacts, catalog, fleet, health)
 
 
 def create_app(config: Settings | None = None) -> FastAPI:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from app.catalog import LiveCatalog
 from app.doorbell import Doorbell
 from app.stream import Hub
+from app.weights import Exports
 from core.attempts import Attempts
 from core.checkpoints import Artifacts, Checkpoints
 from core.database import Database
@@ -15,6 +16,7 @@ from core.idempotency import Idempotency
 from core.jobs import Jobs
 from core.logs import Logs
 from core.metrics import Metrics
+from core.origins import Origins
 from core.queue import Queue
 from core.security import Caller, authenticate, digest
 from core.settings import Settings
@@ -39,7 +41,9 @@ class Service:
     events: Events
     metrics: Metrics
     checkpoints: Checkpoints
+    exports: Exports
     artifacts: Artifacts
+    origins: Origins
     logs: Logs
     fleet: Fleet
     idempotency: Idempotency
@@ -55,6 +59,7 @@ class Service:
         """The parts that the settings describe. Nothing is connected yet."""
         database = Database.of(config)
         jobs, fleet, queue = Jobs(database), Fleet(database), Queue(database)
+        store = Store(config.storage)
         return cls(
             config=config,
             database=database,
@@ -64,11 +69,13 @@ class Service:
             events=Events(database),
             metrics=Metrics(database),
             checkpoints=Checkpoints(database),
+            exports=Exports(store),
             artifacts=Artifacts(database),
+            origins=Origins(database),
             logs=Logs(database),
             fleet=fleet,
             idempotency=Idempotency(database, config.idempotency_hours),
-            store=Store(config.storage),
+            store=store,
             catalog=LiveCatalog(fleet, config.worker_silence_seconds),
             hub=Hub(jobs.versions, config.hub_interval_seconds, config.waiters_max_count),
             doorbell=Doorbell(config),

@@ -9,13 +9,14 @@ import structlog
 from anyio import CapacityLimiter
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.dry_run import forget_old
 from app.service import Service
 from core.attempts import Retry
 from core.reaper import Reaper
 from core.states import Status
 
 CLEARING_SECONDS = 300.0
-"""How often old idempotency keys and workers long gone are forgotten."""
+"""How often old idempotency keys, workers long gone and old dry runs are forgotten."""
 WORKER_KEEP_SECONDS = 7 * 86400.0
 
 log = structlog.get_logger("lightyard.api")
@@ -53,3 +54,4 @@ def _expire(service: Service, reaper: Reaper) -> None:
 def _clear(service: Service) -> None:
     service.idempotency.collect()
     service.fleet.collect(WORKER_KEEP_SECONDS)
+    forget_old(service)

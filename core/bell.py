@@ -7,3 +7,8 @@ TASK = "lightyard.work"
 def queue_of(accelerator: str) -> str:
     """The Celery queue of the jobs that ask for an accelerator: `auto`, `cpu`, `gpu`, `tpu` or `mps`."""
     return f"lightyard.{accelerator}"
+
+
+def queue_of_worker(worker_id: str) -> str:
+    """The Celery queue of one worker alone."""
+    return f"lightyard.worker.{worker_id}"

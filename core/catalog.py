@@ -35,6 +35,10 @@ OPTIMIZER = "torch.optim.Optimizer"
 LR_SCHEDULER = "torch.optim.lr_scheduler.LRScheduler"
 PLATEAU = "pytorch_lightning.cli.ReduceLROnPlateau"
 TRAINER = "pytorch_lightning.Trainer"
+LOOP = "lightning_fabric.loop"
+"""Stands among the bases of classes that are training loops on Fabric: they have `run(self, fabric, …)`."""
+LOADERS = "loaders.DataLoader"
+"""Stands among the bases of functions and classes that make plain DataLoaders, given in place of a data module."""
 CALLABLE = "collections.abc.Callable"
 """Stands among the bases of classes whose instances can be called."""
 _NAME_CHARACTERS_MAX = 200
@@ -46,6 +50,7 @@ class Kind(StrEnum):
     """What a class of the catalogue is to a config."""
 
     MODEL = "model"
+    LOOP = "loop"
     DATA = "data"
     CALLBACK = "callback"
     OPTIMIZER = "optimizer"
@@ -256,6 +261,7 @@ class Catalog:
 
 _LABELS = {
     Kind.MODEL: "a LightningModule",
+    Kind.LOOP: "a training loop on Fabric",
     Kind.DATA: "a LightningDataModule",
     Kind.CALLBACK: "a callback",
     Kind.OPTIMIZER: "an optimizer",
@@ -276,7 +282,18 @@ def words_for(bases: Sequence[str]) -> str:
 
 
 def _wrong_kind(entry: Entry, bases: Sequence[str]) -> str:
-    message = f"{entry.class_path} is {_LABELS[entry.kind]}; here goes {words_for(bases)}."
+    label = "what makes DataLoaders" if entry.is_a([LOADERS]) else _LABELS[entry.kind]
+    message = f"{entry.class_path} is {label}; here goes {words_for(bases)}."
     if entry.kind is Kind.MODULE and LIGHTNING_MODULE in bases:
-        message += " Wrap it in a LightningModule with a training_step."
+        message += (
+            " Wrap it in a LightningModule with a training_step, which may take this class as an argument:"
+            " `backbone: {class_path: …}`."
+        )
+    if entry.kind is Kind.OBJECT and LIGHTNING_MODULE in bases:
+        message += " A training loop on Lightning Fabric has a method `run(self, fabric)`."
+    if entry.kind is Kind.FUNCTION and LOADERS in bases:
+        message += (
+            " A function that makes DataLoaders must be annotated to return a DataLoader, or a tuple or a mapping of"
+            " them: `-> tuple[DataLoader, DataLoader]`."
+        )
     return message

@@ -27,7 +27,7 @@ class Request:
 
 def defaults(config: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     """A config that `validate` found no fault in, with every default filled in and every class by its full path."""
-    filled = _Walk(catalog, fill=True).value(dict(config), config_schema(catalog).schema)
+    filled = _Walk(catalog, fill=True).value(dict(config), config_schema(catalog, config).schema)
     assert isinstance(filled, dict)
     return filled
 
@@ -37,7 +37,7 @@ def resolved(config: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
 
     So it means the same on a worker that knows more classes of these names.
     """
-    result = _Walk(catalog, fill=False).value(dict(config), config_schema(catalog).schema)
+    result = _Walk(catalog, fill=False).value(dict(config), config_schema(catalog, config).schema)
     assert isinstance(result, dict)
     return result
 
@@ -45,7 +45,7 @@ def resolved(config: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
 def class_paths(config: Mapping[str, Any], catalog: Catalog) -> frozenset[str]:
     """Full paths of all the classes and functions that a valid config names: what a worker must have to run it."""
     walk = _Walk(catalog, fill=False)
-    walk.value(dict(config), config_schema(catalog).schema)
+    walk.value(dict(config), config_schema(catalog, config).schema)
     return frozenset(walk.found)
 
 
@@ -76,7 +76,7 @@ class _Walk:
         self.catalog = catalog
         self.fill = fill
         self.found: set[str] = set()
-        self.validator: Validator = config_schema(catalog)
+        self.validator: Validator = config_schema(catalog, {})
 
     def value(self, value: Any, schema: Mapping[str, Any]) -> Any:
         if "anyOf" in schema:

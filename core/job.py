@@ -5,15 +5,34 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
-from core.states import FINAL, Status
-from core.tables import attempts, jobs
+from core.states import FINAL, Seat, Status
+from core.tables import attempts, jobs, members
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A further machine of an attempt on several: its worker's seat there, with a lease of its own.
+
+    `end` is how it ended, as its worker saw it: `status`, `code`, `message`, `traceback`, `costs`.
+    """
+
+    job_id: str
+    attempt: int
+    node_rank: int
+    worker_id: str
+    worker: str
+    devices: list[str]
+    state: Seat
+    lease_seconds: float
+    renewals: int
+    end: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try at running a job, on one worker, under one fencing token."""
+    """One try at running a job, on one worker or several, under one fencing token."""
 
     job_id: str
     number: int
@@ -31,6 +50,9 @@ class Attempt:
     steps_lost: int | None
     spool_offset: int
     preempted_for: str | None
+    rendezvous: str | None
+    dismissed: bool
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +148,21 @@ def read_job(connection: Connection, job_id: str) -> Job:
 def attempts_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[Attempt, ...]]:
     """The attempts of some jobs, by job id, oldest first."""
     found: dict[str, tuple[Attempt, ...]] = {}
+    theirs: dict[tuple[str, int], tuple[Member, ...]] = {}
+    for member in members_of(connection, members.c.job_id.in_(job_ids)):
+        key = member.job_id, member.attempt
+        theirs[key] = (*theirs.get(key, ()), member)
     query = select(attempts).where(attempts.c.job_id.in_(job_ids)).order_by(attempts.c.job_id, attempts.c.number)
     for row in connection.execute(query):
-        found[row.job_id] = (*found.get(row.job_id, ()), Attempt(**row._mapping))
+        attempt = Attempt(**row._mapping, members=theirs.get((row.job_id, row.number), ()))
+        found[row.job_id] = (*found.get(row.job_id, ()), attempt)
     return found
+
+
+def members_of(connection: Connection, condition: ColumnElement[bool]) -> list[Member]:
+    """The members that a condition holds for, by node rank."""
+    query = select(members).where(condition).order_by(members.c.job_id, members.c.attempt, members.c.node_rank)
+    return [Member(**{**row._mapping, "state": Seat(row.state)}) for row in connection.execute(query)]
 
 
 def as_job(row: Any, tries: tuple[Attempt, ...] = ()) -> Job:

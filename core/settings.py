@@ -47,6 +47,12 @@ class Settings(BaseSettings):
         "auto", description="Devices to announce: `auto`, `cpu`, or a list as `gpu:0,gpu:1`; what is listed must exist."
     )
 
+    worker_address: str = Field(
+        "",
+        description="Address at which other machines reach this worker's trainers; empty: from which it reaches the "
+        "broker.",
+    )
+
     # Attempts
     lease_seconds: Seconds = Field(15.0, description="An attempt whose worker is silent for so long is requeued.")
     reconcile_interval_seconds: Seconds = Field(1.0, description="How often each process looks for expired leases.")
@@ -56,6 +62,14 @@ class Settings(BaseSettings):
         "loader",
         description="What DataLoader workers draw from: `loader`, as by hand; or `index`, where resuming fetches "
         "nothing again but runs differ from those by hand.",
+    )
+    data_locks: str = Field(
+        "",
+        description="Folder in which the trainers of one machine lock the data that they prepare; empty: in its "
+        "temporary folder.",
+    )
+    data_wait_seconds: Seconds = Field(
+        7200.0, description="Longest wait of a job for another one on the machine that prepares the same data."
     )
     stop_grace_seconds: Seconds = Field(20.0, description="From a request to stop until the trainer is killed.")
     start_timeout_seconds: Seconds = Field(120.0, description="A trainer that has not reported by then is killed.")
@@ -68,6 +82,12 @@ class Settings(BaseSettings):
     preemption: bool = Field(
         False, description="Whether a job of higher priority may take the devices of running ones, which go on later."
     )
+    gang_patience_seconds: Annotated[float, Field(ge=0)] = Field(
+        30.0, description="A job of several machines that has waited for so long has devices kept free for it."
+    )
+    gang_hold_seconds: Annotated[float, Field(ge=0)] = Field(
+        3600.0, description="Longest that they are; then others may have them for as long, and so on. 0: never."
+    )
     worker_silence_seconds: Seconds = Field(15.0, description="A worker silent for so long is shown as offline.")
 
     # Limits of one job, used where its spec sets none
@@ -76,9 +96,18 @@ class Settings(BaseSettings):
     job_max_memory_bytes: Annotated[int, Field(ge=0)] = Field(
         0, description="Most memory of a trainer and its children; 0: nine tenths of the machine's."
     )
-    log_max_bytes: Bytes = Field(64 * 2**20, description="Most log kept of one attempt; the rest is dropped, said so.")
+    log_max_bytes: Bytes = Field(
+        64 * 2**20,
+        description="Most log kept of one attempt, and as much of all its ranks behind the first together; the rest "
+        "is dropped, said so.",
+    )
     artifact_max_bytes: Bytes = Field(2 * 2**30, description="Largest artifact that is kept.")
-    artifacts_max_count: Count = Field(1000, description="Most artifacts of one attempt.")
+    artifacts_max_count: Count = Field(1000, description="Most artifacts of one job.")
+    artifacts_max_bytes: Bytes = Field(64 * 2**30, description="Most bytes of all artifacts of one job.")
+    logged_files_max_count: Count = Field(
+        500, description="Most images, histograms, texts and the like that one attempt may log."
+    )
+    logged_files_max_bytes: Bytes = Field(256 * 2**20, description="Most bytes of all those.")
     metric_names_max_count: Count = Field(2000, description="Most metric names of one job.")
     spool_line_max_bytes: Bytes = Field(
         2**20, description="Longest line of a trainer's spool; longer ones are dropped."
@@ -97,6 +126,12 @@ class Settings(BaseSettings):
     )
     run_keep_seconds: Annotated[float, Field(ge=0)] = Field(
         3600.0, description="A run folder is kept for so long after its attempt ended."
+    )
+
+    # Dry runs
+    dry_run_max_seconds: Seconds = Field(300.0, description="Longest running time of a dry run.")
+    dry_run_keep_hours: Annotated[float, Field(ge=1)] = Field(
+        24.0, description="A dry run is deleted so long after its end."
     )
 
     # Limits of one request
@@ -144,6 +179,12 @@ class Settings(BaseSettings):
     def runs_path(self) -> Path:
         """Folder of the run directories of this machine's workers."""
         return self.home / "runs"
+
+    @property
+    def data_locks_path(self) -> Path:
+        """Folder of the locks on data that are being prepared: one for all workers of this user on this machine."""
+        shared = Path(tempfile.gettempdir()) / f"lightyard-{os.getuid()}-data-locks"
+        return Path(self.data_locks).expanduser().absolute() if self.data_locks else shared
 
     @property
     def database(self) -> str:

@@ -31,6 +31,7 @@ class ReasonCode(StrEnum):
     """Why a job, or an attempt of it, ended as it did."""
 
     USER_ERROR = "user_error"
+    DATA_ERROR = "data_error"  # raised by prepare_data
     OOM = "oom"
     OUT_OF_DISK = "out_of_disk"
     TIMEOUT = "timeout"
@@ -40,6 +41,17 @@ class ReasonCode(StrEnum):
     CANCELLED_BY_USER = "cancelled_by_user"
     EARLY_STOPPED = "early_stopped"
     MAX_ATTEMPTS = "max_attempts"
+    CHECKPOINT_LOST = "checkpoint_lost"
+    NO_SUCH_DEVICE = "no_such_device"  # announced by the worker, and not found by its trainer
+
+
+class Seat(StrEnum):
+    """Where a further machine of an attempt on several stands."""
+
+    CALLED = "called"  # its devices are taken, its worker has not answered
+    JOINED = "joined"
+    LEAVING = "leaving"  # its worker is told to stop
+    ENDED = "ended"
 
 
 class CheckpointKind(StrEnum):
@@ -48,6 +60,7 @@ class CheckpointKind(StrEnum):
     MODEL_CHECKPOINT = "model_checkpoint"  # by the run's own ModelCheckpoint
     RECOVERY = "recovery"  # to go on from
     REQUESTED = "requested"  # a caller asked for it
+    MANUAL = "manual"  # by the run's own `trainer.save_checkpoint`
     STOP = "stop"  # where a cancelled job stopped
 
 

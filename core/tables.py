@@ -165,6 +165,13 @@ Index(
     jobs.c.devices,
     jobs.c.available_at,
 )
+# Whether a job is to start from a checkpoint is asked before each that goes.
+for _origin in ("start_checkpoint_id", "weights_checkpoint_id"):
+    _given = text(f"{_origin} IS NOT NULL")
+    Index(f"ix_jobs_{_origin}", jobs.c[_origin], sqlite_where=_given, postgresql_where=_given)
+# The few that wait for several machines, which every claim asks for.
+SEVERAL = text("nodes > 1")
+Index("ix_jobs_gangs", jobs.c.status, jobs.c.priority.desc(), jobs.c.id, sqlite_where=SEVERAL, postgresql_where=SEVERAL)
 
 job_labels = Table(
     "job_labels",
@@ -194,6 +201,8 @@ attempts = Table(
     Column("steps_lost", Integer),
     Column("spool_offset", BigInteger, nullable=False),  # how much of the trainer's spool is in the database
     Column("preempted_for", Id),  # the job of higher priority that is to have its devices
+    Column("rendezvous", String(255)),  # host:port at which the machines of a job of several meet
+    Column("dismissed", Boolean, nullable=False),  # its members are to end
     # That no job ever has two live attempts is held by the database itself.
     Index(
         "uq_attempts_live",
@@ -202,6 +211,23 @@ attempts = Table(
         sqlite_where=text("ended_at IS NULL"),
         postgresql_where=text("ended_at IS NULL"),
     ),
+)
+
+# The further machines of an attempt on several; that of node rank 0 is the attempt's own.
+members = Table(
+    "members",
+    metadata,
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("node_rank", Integer, primary_key=True),
+    Column("worker_id", Id, nullable=False),
+    Column("worker", String(255), nullable=False),
+    Column("devices", JSON, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("lease_seconds", Double, nullable=False),
+    Column("renewals", Integer, nullable=False),
+    Column("end", JSON(none_as_null=True)),  # how it ended, as its worker saw it
+    Index("ix_members_worker_id", "worker_id", "state"),
 )
 
 device_claims = Table(
@@ -255,6 +281,18 @@ log_chunks = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
+# The same of the ranks behind the first, whose log is the job's own.
+rank_log_chunks = Table(
+    "rank_log_chunks",
+    metadata,
+    Column("job_id", Id, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("length", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
 checkpoints = Table(
     "checkpoints",
     metadata,
@@ -270,8 +308,10 @@ checkpoints = Table(
     Column("sha256", String(64), nullable=False),
     Column("storage_key", String(500), nullable=False),
     Column("pinned", Boolean, nullable=False),
+    Column("let_go", Boolean, nullable=False),  # its run keeps it no more; it goes once no job is to start from it
     Column("created_at", Instant, nullable=False),
     Index("ix_checkpoints_job_id", "job_id", "id"),
+    Index("ix_checkpoints_let_go", "id", sqlite_where=text("let_go = 1"), postgresql_where=text("let_go")),
 )
 
 artifacts = Table(
@@ -305,6 +345,8 @@ workers = Table(
     Column("pid", Integer, nullable=False),
     Column("devices", JSON, nullable=False),
     Column("versions", JSON, nullable=False),
+    Column("address", String(255), nullable=False),  # where other machines reach its trainers
+    Column("accepts", Boolean, nullable=False),  # others may call it to a job of several machines
     Column("catalog_digest", String(64)),
     Column("started_at", Instant, nullable=False),
     Column("heartbeat_at", Instant, nullable=False, index=True),

@@ -4,15 +4,19 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from core.catalog import DATA_MODULE, LIGHTNING_MODULE, LR_SCHEDULER, OPTIMIZER, PLATEAU, Catalog
+from core.catalog import DATA_MODULE, LIGHTNING_MODULE, LOADERS, LR_SCHEDULER, OPTIMIZER, PLATEAU, Catalog
 from core.class_values import read_class_value, takes_class
 from core.errors import Fault
+from core.loop_rules import is_loop, loop_part, loop_refusals, loop_schema
+from core.references import form_faults
 from core.schema_faults import faults_of
 from core.schemas import Validator, config_validator, read_collection
 from core.trainer_rules import exclusions, refusals
 from core.values import TOO_MANY, at_most
 
 _TORCH_PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+_KEYS_OF = {"verbose": ("validate", "test"), "return_predictions": ("predict",)}
+"""Keys that LightningCLI reads for some subcommands only."""
 _SEED_MAX = 2**32 - 1  # numpy's, which seed_everything holds to
 
 CLASSES_MAX = 2_000
@@ -21,7 +25,7 @@ COLLECTION_CHARACTERS_MAX = 50_000
 """Of all lists and objects that a config writes as strings, which the limit of a body's values does not see."""
 
 
-def validate(config: Any, catalog: Catalog, *, pointer_prefix: str = "") -> list[Fault]:
+def validate(config: Any, catalog: Catalog, *, pointer_prefix: str = "", subcommand: str = "fit") -> list[Fault]:
     """The faults of `config`; `pointer_prefix` is where in the body it stands ("" or "/config").
 
     All of them, in the order of the document; of more than `core.values.FAULTS_MAX`, so many, and a last one that says
@@ -35,21 +39,25 @@ def validate(config: Any, catalog: Catalog, *, pointer_prefix: str = "") -> list
         return [Fault(pointer_prefix, "wrong_type", "The config must be an object, as LightningCLI reads from YAML.")]
     if too_large := _too_large(config, catalog, pointer_prefix):
         return [too_large]
-    found = at_most(_faults(config, catalog, pointer_prefix))
+    found = at_most(_faults(config, catalog, pointer_prefix, subcommand))
     stopped = [fault for fault in found if fault.code == TOO_MANY][:1]
     rest = [fault for fault in found if fault.code != TOO_MANY]
     return _in_order(rest, config, pointer_prefix) + stopped
 
 
-def _faults(config: Mapping[str, Any], catalog: Catalog, prefix: str) -> Iterator[Fault]:
+def _faults(config: Mapping[str, Any], catalog: Catalog, prefix: str, subcommand: str) -> Iterator[Fault]:
     """Each looked for when the one before it has been taken; a place that is refused has no other fault."""
+    if is_loop(config, catalog):
+        yield from loop_refusals(config, catalog, prefix, subcommand)
+        config = loop_part(config, catalog)
     trainer = config.get("trainer")
     flags: Mapping[str, Any] = trainer if isinstance(trainer, dict) else {}
     places = []
-    for refused in itertools.chain(refusals(flags, catalog, f"{prefix}/trainer"), _refusals(config, prefix)):
+    refused_flags = refusals(flags, catalog, f"{prefix}/trainer")
+    for refused in itertools.chain(refused_flags, _refusals(config, prefix, subcommand)):
         places.append(refused.pointer)
         yield refused
-    validator = config_schema(catalog)
+    validator = config_schema(catalog, config)
     if flags:
         flags = {name: _read_flag(validator, value, catalog.trainer, name) for name, value in flags.items()}
         config = {**config, "trainer": flags}
@@ -96,11 +104,14 @@ def _too_large(config: Mapping[str, Any], catalog: Catalog, prefix: str) -> Faul
     return None
 
 
-def config_schema(catalog: Catalog) -> Validator:
-    """The validator of whole configs for this catalogue, made once for each."""
-    if "config_validator" not in catalog.memo:
-        catalog.memo["config_validator"] = config_validator(catalog, _schema(catalog))
-    return catalog.memo["config_validator"]
+def config_schema(catalog: Catalog, config: Mapping[str, Any]) -> Validator:
+    """The validator of whole configs of this one's kind for this catalogue, made once for each."""
+    loop = is_loop(config, catalog)
+    name = "loop_validator" if loop else "config_validator"
+    if name not in catalog.memo:
+        schema = _schema(catalog)
+        catalog.memo[name] = config_validator(catalog, loop_schema(schema, catalog) if loop else schema)
+    return catalog.memo[name]
 
 
 def _schema(catalog: Catalog) -> dict[str, Any]:
@@ -124,11 +135,13 @@ def _schema(catalog: Catalog) -> dict[str, Any]:
                 "x-lightyard-expected": "an object of the Trainer's flags; to give none, leave `trainer` out",
             },
             "model": one_of(LIGHTNING_MODULE),
-            "data": optional(one_of(DATA_MODULE)),
+            "data": optional(one_of(DATA_MODULE, LOADERS)),
             "optimizer": optional(one_of(OPTIMIZER)),
             "lr_scheduler": optional(one_of(LR_SCHEDULER, PLATEAU)),
             "ckpt_path": {},
             "weights_only": {"type": ["boolean", "null"]},
+            "verbose": {"type": "boolean"},
+            "return_predictions": {"type": ["boolean", "null"]},
         },
         "required": ["model"],
         "additionalProperties": False,
@@ -136,11 +149,12 @@ def _schema(catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _refusals(config: Mapping[str, Any], prefix: str) -> list[Fault]:
-    faults = []
-    if config.get("ckpt_path") is not None:
-        message = "Starting from a checkpoint is not supported yet: leave ckpt_path out, or null."
-        faults.append(Fault(f"{prefix}/ckpt_path", "not_yet_supported", message))
+def _refusals(config: Mapping[str, Any], prefix: str, subcommand: str) -> list[Fault]:
+    faults = form_faults(config.get("ckpt_path"), f"{prefix}/ckpt_path")
+    for key, subcommands in _KEYS_OF.items():
+        if key in config and subcommand not in subcommands:
+            message = f"`{key}` is read by the subcommand {' and '.join(subcommands)}; this is {subcommand}: remove it."
+            faults.append(Fault(f"{prefix}/{key}", "unknown_field", message))
     if config.get("weights_only") is False:
         message = "A checkpoint is only ever loaded with weights_only, because any other may run code."
         faults.append(Fault(f"{prefix}/weights_only", "refused", message))

@@ -21,7 +21,7 @@ from core.log import configure
 from core.settings import Settings, settings
 from core.storage import Store
 from workers import forkserver
-from workers.announce import InventoryFailed, take_inventory
+from workers.announce import InventoryFailed, own_address, take_inventory
 from workers.celery_app import make_app
 from workers.reconcile import Reconciler
 from workers.tasks import Desk, register
@@ -62,7 +62,8 @@ def main() -> int:
 def _serve(config: Settings, database: Database, worker_id: str) -> int:
     inventory = take_inventory(config)
     fleet = Fleet(database)
-    fleet.join(worker_id, config.worker, os.getpid(), inventory.devices, inventory.versions)
+    address = own_address(config)
+    fleet.join(worker_id, config.worker, os.getpid(), inventory.devices, inventory.versions, address)
     catalog = inventory.catalog
     fleet.announce(worker_id, catalog.digest, json.dumps(catalog.to_json()))
     store = Store(config.storage)
@@ -72,7 +73,7 @@ def _serve(config: Settings, database: Database, worker_id: str) -> int:
         store.attach()
     except OSError as error:
         log.warning("store_away", error=str(error))
-    desk = Desk(database, store, config, worker_id, inventory)
+    desk = Desk(database, store, config, worker_id, inventory, address)
     app = make_app(config)
     register(app, desk)
     reconciler = Reconciler(database, store, config, app, desk)

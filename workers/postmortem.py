@@ -9,12 +9,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.database import Database, is_outage
 from core.epilogue import Epilogue
-from core.logs import Logs
+from core.jobs import Jobs
 from core.metrics import Metrics
 from core.settings import Settings
+from workers.rank_logs import RankLogs, Ranks
 from workers.records import Batch, read_spool
 from workers.rundir import RunDir
-from workers.transcript import Transcript
 
 log = structlog.get_logger()
 
@@ -30,7 +30,6 @@ class PostMortem:
         self._run = run
         self._epilogue = Epilogue(database)
         self._metrics = Metrics(database)
-        self._logs = Logs(database)
         self._log = log.bind(job_id=job_id, attempt=attempt)
 
     def ship(self) -> None:
@@ -42,7 +41,8 @@ class PostMortem:
         offset = self._epilogue.offset(self._job_id, self._attempt)
         if offset is None:
             return
-        self._ship_spool(offset)
+        if self._run.node_rank == 0:  # what counts is in the first machine's
+            self._ship_spool(offset)
         self._ship_log()
 
     def _ship_spool(self, offset: int) -> None:
@@ -83,12 +83,12 @@ class PostMortem:
         return True
 
     def _ship_log(self) -> None:
-        shipped = self._logs.size(self._job_id, self._attempt)
-        transcript = Transcript(self._run.log, shipped, self._config.log_max_bytes)
-        while transcript.waiting_bytes():
-            piece = transcript.read()
-            with self._database.write() as connection:
-                if not self._epilogue.note(connection, self._job_id, self._attempt):
-                    return
-                self._logs.add(connection, self._job_id, self._attempt, piece.offset, piece.told)
-            transcript.done(piece)
+        job = Jobs(self._database).look_up(self._job_id)
+        if job is None:
+            return
+        first = self._run.node_rank * job.devices
+        ranks = Ranks(first, job.devices, job.nodes * job.devices)
+        limit = self._config.log_max_bytes
+        logs = RankLogs(self._database, self._job_id, self._attempt, self._run, ranks, limit, shipped=True)
+        while logs.ship(lambda connection: self._epilogue.note(connection, self._job_id, self._attempt)):
+            pass

@@ -9,7 +9,11 @@ SPEED_WINDOW_SECONDS = 10.0
 
 
 class Speedometer:
-    """Makes a job's `progress` of what the trainer reports; speed is that of the last `SPEED_WINDOW_SECONDS`."""
+    """Makes a job's `progress` of what the trainer reports; speed is that of the last `SPEED_WINDOW_SECONDS`.
+
+    How much is done is told by the limit that comes first: of optimizer steps, or of batches, which are not one each
+    where a module optimizes by hand.
+    """
 
     def __init__(self) -> None:
         self._seen: deque[Progress] = deque()
@@ -22,12 +26,22 @@ class Speedometer:
         before = self._seen[0]
         seconds = now.at - before.at
         speed = (now.global_step - before.global_step) / seconds if seconds > 0 else None
-        left = None if now.max_steps is None else max(0, now.max_steps - now.global_step)
+        done = _done(now)
+        pace = (done - (_done(before) or 0.0)) / seconds if done is not None and seconds > 0 else None
         return {
             "epoch": now.epoch,
             "global_step": now.global_step,
             "max_steps": now.max_steps,
-            "fraction": None if not now.max_steps else min(1.0, now.global_step / now.max_steps),
+            "fraction": done,
             "steps_per_second": None if speed is None else round(speed, 3),
-            "eta_seconds": None if left is None or not speed else round(left / speed, 1),
+            "eta_seconds": None if done is None or not pace or pace < 0 else round((1.0 - done) / pace, 1),
         }
+
+
+def _done(progress: Progress) -> float | None:
+    shares = [
+        count / most
+        for count, most in ((progress.global_step, progress.max_steps), (progress.batches, progress.max_batches))
+        if most
+    ]
+    return min(1.0, max(shares)) if shares else None

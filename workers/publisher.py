@@ -21,7 +21,7 @@ from core.ids import new_id
 from core.settings import Settings
 from core.states import CheckpointKind
 from core.storage import Store, job_prefix
-from workers.records import Removed, Saved
+from workers.records import Kept, Removed, Saved
 from workers.rundir import RunDir, storable
 
 RECOVERY_KEPT = 2
@@ -89,6 +89,7 @@ class Publisher:
         self._artifacts = Artifacts(database)
         self._deliveries: dict[Path, Delivery] = {}
         self._settled: set[Path] = set()
+        self._drop_told = False
         self._log = log.bind(job_id=claim.job.id)
 
     def tell(self, event_type: str, **data: object) -> None:
@@ -124,8 +125,16 @@ class Publisher:
             self._forget(self._checkpoints.of_kind(job_id, CheckpointKind.RECOVERY)[RECOVERY_KEPT:])
         self._deliveries.pop(source, None)
 
-    def drop(self, record: Saved | Removed, reason: str) -> None:
-        """Tell that a checkpoint will not be published. A caller that asked for one may ask again."""
+    def keep(self, kept: Kept, source: Path) -> None:
+        """Publish an artifact that the run has finished, while it goes on."""
+        self._publish_artifact(kept.name, source)
+        self._deliveries.pop(source, None)
+
+    def drop(self, record: Saved | Removed | Kept, reason: str) -> None:
+        """Tell that a file will not be published; of artifacts, once. A caller that asked for one may ask again."""
+        if isinstance(record, Kept):
+            self._drop_artifact(record.name, reason)
+            return
         asked = isinstance(record, Saved) and record.kind == CheckpointKind.REQUESTED
         values = {"checkpoint_requested_at": None} if asked else {}
         told = ("checkpoint_dropped", datetime.now(UTC), {"name": record.name, "reason": reason})
@@ -139,25 +148,40 @@ class Publisher:
     def publish_artifacts(self) -> None:
         """Publish what the run left in its artifacts folder, within the limits."""
         files = sorted(path for path in self._run.artifacts.rglob("*") if path.is_file() and not path.is_symlink())
-        most = self._config.artifacts_max_count
-        if len(files) + len(self._settled) > most:
-            self._log.warning("artifacts_dropped", kept=most, dropped=len(files) + len(self._settled) - most)
         for path in files:
-            if path in self._settled or len(self._settled) >= most:
+            if path in self._settled:
                 continue
+            name = str(storable(path.relative_to(self._run.artifacts).as_posix()))
             try:
-                self._publish_artifact(path)
+                self._publish_artifact(name, path)
             except Refused as error:
                 self._log.warning("artifact_dropped", path=str(path), detail=str(error))
+                self._drop_artifact(name, str(error))
             self._settled.add(path)
             discard(path)
 
-    def _publish_artifact(self, path: Path) -> None:
-        name = str(storable(path.relative_to(self._run.artifacts).as_posix()))
+    def _drop_artifact(self, name: str, reason: str) -> None:
+        if not self._drop_told:
+            self.tell("artifact_dropped", name=name[:NAME_CHARACTERS], reason=reason)
+            self._drop_told = True
+
+    def _publish_artifact(self, name: str, path: Path) -> None:
+        config = self._config
         if len(name) > NAME_CHARACTERS:
             raise Refused(f"its name is longer than {NAME_CHARACTERS} characters")
-        if path.stat().st_size > self._config.artifact_max_bytes:
-            raise Refused(f"it is larger than {self._config.artifact_max_bytes} bytes")
+        try:
+            size_bytes = path.lstat().st_size
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            raise Refused(f"it cannot be read: {error.strerror}") from error
+        if size_bytes > config.artifact_max_bytes:
+            raise Refused(f"it is larger than {config.artifact_max_bytes} bytes (LIGHTYARD_ARTIFACT_MAX_BYTES)")
+        others = self._artifacts.others(self._claim.job.id, name)
+        if others.count >= config.artifacts_max_count:
+            raise Refused(f"a job keeps {config.artifacts_max_count} artifacts (LIGHTYARD_ARTIFACTS_MAX_COUNT)")
+        if others.size_bytes + size_bytes > config.artifacts_max_bytes:
+            raise Refused(f"a job keeps {config.artifacts_max_bytes} bytes (LIGHTYARD_ARTIFACTS_MAX_BYTES)")
         delivery = self._delivery(path, "art", "artifacts", "")
         delivery.store_in(self.store)
         new = Artifact(

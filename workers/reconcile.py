@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.attempts import Attempts, Retry
 from core.bell import TASK
+from core.checkpoints import Checkpoints
 from core.database import Database
 from core.fleet import Fleet
 from core.leftovers import Leftovers
@@ -41,7 +42,9 @@ class Reconciler(threading.Thread):
         self._fleet = Fleet(database)
         self._orphans = Orphans(database, store, config, self.stopping)
         self._leftovers = Leftovers(database, store, older_than_seconds=config.leftover_seconds)
-        self._preemption = Preemption(database)
+        self._checkpoints = Checkpoints(database)
+        self._store = store
+        self._preemption = Preemption(database, desk.assembly)
         self._config = config
         self._celery = celery
         self._desk = desk
@@ -60,9 +63,16 @@ class Reconciler(threading.Thread):
             except Exception:
                 log.exception("reconciler_failed")
             self.stopping.wait(self._config.reconcile_interval_seconds)
+        try:
+            self._fleet.rest(self._desk.worker_id)
+            self._desk.decline()
+        except SQLAlchemyError as error:
+            log.warning("database_away", error=str(error).splitlines()[0])
 
     def _look(self) -> None:
-        self._fleet.beat(self._desk.worker_id)
+        self._fleet.beat(self._desk.worker_id, accepts=self._desk.accepts)
+        if not self._desk.accepts:
+            self._desk.decline()
         for job_id, status in self._reaper.look():
             log.warning("lease_expired", job_id=job_id, status=str(status))
         if self._desk.has_work(self._config.ring_after_seconds):
@@ -80,6 +90,7 @@ class Reconciler(threading.Thread):
                 self._orphans.settle()
                 sweep(self._config.runs_path, self._attempts, self._config.run_keep_seconds)
                 self._leftovers.sweep()
+                self._checkpoints.collect(self._store)
             except SQLAlchemyError as error:
                 log.warning("database_away", error=str(error).splitlines()[0])
             except OSError as error:
@@ -97,9 +108,9 @@ def sweep(runs: Path, attempts: Attempts, keep_seconds: float) -> None:
     """
     cutoff = time.time() - keep_seconds
     for path in runs.glob("job_*/attempt-*"):
-        number = path.name.partition("-")[2]
+        of = RunDir(path).of_what()
         try:
-            if not number.isdecimal() or attempts.is_live(path.parent.name, int(number)):
+            if of is None or attempts.is_live(of[0], of[1]):
                 continue
             if max(one.stat().st_mtime for one in (path, *path.iterdir())) > cutoff:
                 continue

@@ -11,6 +11,7 @@ import orjson
 from core.metrics import Point, readable
 from core.states import Phase
 from workers.rundir import storable
+from workers.statements import read_summary
 
 READ_BYTES = 4 * 2**20
 STEP_MAX = 2**63 - 1
@@ -61,7 +62,22 @@ class Removed:
     name: str
 
 
-Record = Happened | Entered | Saved | Removed | list[Point]
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file in the outbox that is an artifact of the job from now on, by its name."""
+
+    file: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the run turned out to be, as `workers.statements.read_summary` has it."""
+
+    summary: dict[str, Any]
+
+
+Record = Described | Kept | Happened | Entered | Saved | Removed | list[Point]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +106,7 @@ class Batch:
     points: list[Point] = field(default_factory=list)
     happened: list[tuple[str, datetime, dict[str, Any]]] = field(default_factory=list)
     phase: str | None = None
+    summary: dict[str, Any] | None = None
 
     def add(self, line: Line) -> None:
         """Take a line in; what it says of files is not for the database."""
@@ -98,6 +115,8 @@ class Batch:
             self.happened.append((line.record.type, line.record.at, line.record.data))
         elif isinstance(line.record, Entered):
             self.phase = line.record.phase
+        elif isinstance(line.record, Described):
+            self.summary = line.record.summary
         elif isinstance(line.record, list):
             self.points.extend(line.record)
 
@@ -149,6 +168,10 @@ def read_record(line: bytes) -> Record:
                     metrics={_name(name): readable(float(value)) for name, value in record["metrics"].items()},
                     best=bool(record["best"]),
                 )
+            case "summary":
+                return Described(read_summary(record["summary"]))
+            case "artifact":
+                return Kept(_file(record["file"]), _relative(record["name"]))
             case "checkpoint_removed":
                 return Removed(_relative(record["name"]))
             case other:

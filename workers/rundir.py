@@ -2,14 +2,17 @@
 
 job.json      in: what to run (`Order`)
 control       in: what the trainer is asked to do between two steps (`Control`); not there: nothing
-spool         out: one JSON object a line, in order: events, phases, metrics, checkpoints
+spool         out: one JSON object a line, in order: events, phases, metrics, checkpoints, artifacts
 progress      out: a few numbers, rewritten in place every step
-trainer.log   out: standard output and error
-outbox/       out: finished checkpoint files, which the supervisor takes
+trainer.log   out: standard output and error of the first rank here; trainer.1.log, … of the others
+rendezvous    where the ranks meet, where there are several: out on the first machine, in on the others
+outbox/       out: finished checkpoint files, and files that were logged, which the supervisor takes
 uploads/      the supervisor's: files that wait to be stored
 checkpoints/  the run's own: where ModelCheckpoint keeps its files
-artifacts/    out: whatever else the run leaves
+artifacts/    out: whatever else the run leaves; taken when it has ended
 resume.ckpt   in: the recovery checkpoint to go on from, where there is one
+start.ckpt    in: the checkpoint from which the job starts, where it names one and there is no other to go on from
+weights.ckpt  in: the checkpoint whose weights it starts with, likewise
 outcome.json  out: how it ended, written last
 ended         the supervisor's mark that nobody needs the directory any more
 lock          locked by the supervisor as long as it lives
@@ -19,17 +22,23 @@ reserve       room for the outcome on a disk that is full: the trainer removes i
 import fcntl
 import json
 import os
+import re
 import shutil
 import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-PROGRESS = struct.Struct("<Qdqqqq")
-"""Sequence (odd while being written), unix time, epoch, global_step, batches seen, steps in all (-1: not known)."""
+from workers.statements import StatementError, read_reason_data, storable_text
+
+PROGRESS = struct.Struct("<Qdqqqqq")
+"""Sequence (odd while being written), unix time, epoch, global_step, batches seen, steps and batches in all (-1: not
+known)."""
 
 
 RESERVE_BYTES = 128 * 1024
+EXACT, PLAIN = "exact", "plain"
+"""How a job goes on from a checkpoint of another: with its random numbers and its place in the data, or without."""
 OUTCOMES = frozenset({"succeeded", "failed", "stopped", "lost"})
 
 
@@ -41,7 +50,11 @@ class Order:
     recovery checkpoint in the directory. `seed_by_index`: randomness inside DataLoader workers follows from (seed,
     epoch, index) of an item, so that a resumed epoch need not fetch again what it has seen. `saves`: as many
     checkpoints were asked for before this attempt. `stop_on_nan`: a loss that is not finite ends the run.
-    `dry_run`: one batch of everything.
+    `dry_run`: one batch of everything. On several `nodes`, each has as many devices; this is the one of `node_rank`,
+    which others reach at `address`. `start`: go on from the checkpoint of another job in the directory, `EXACT` where
+    that job did the same, `PLAIN` where not. `weights`: start with the weights of one.
+    `logged_files_…`: the most files that a module may log. `data_locks`: the folder where the machine's trainers lock
+    the data that they prepare; `data_wait_seconds`: how long one waits for another.
     """
 
     job_id: str
@@ -49,7 +62,6 @@ class Order:
     config: dict[str, Any]
     devices: list[str]
     catalog_modules: list[str]
-    master_port: int = 0
     threads: int = 0
     recovery_interval_seconds: float = 60.0
     resume: bool = False
@@ -58,6 +70,20 @@ class Order:
     subcommand: str = "fit"
     stop_on_nan: bool = False
     dry_run: bool = False
+    start: str = ""
+    weights: bool = False
+    logged_files_max_count: int = 500
+    logged_files_max_bytes: int = 256 * 2**20
+    data_locks: str = ""
+    data_wait_seconds: float = 7200.0
+    nodes: int = 1
+    node_rank: int = 0
+    address: str = "127.0.0.1"
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks there are on all machines."""
+        return self.nodes * len(self.devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +102,20 @@ class Outcome:
     code: str | None = None
     message: str | None = None
     traceback: str | None = None
+    data: dict[str, Any] | None = None
+    """What the message says, for programs: `workers.statements.read_reason_data`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. `at` in unix seconds; `max_steps` None where it has no end."""
+    """How far a run is. `at` in unix seconds; `max_steps` and `max_batches` None where that many are not known."""
 
     at: float
     epoch: int
     global_step: int
     batches: int
     max_steps: int | None
+    max_batches: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +128,14 @@ class RunDir:
     spool: Path = field(init=False)
     progress: Path = field(init=False)
     log: Path = field(init=False)
+    rendezvous: Path = field(init=False)
     outbox: Path = field(init=False)
     checkpoints: Path = field(init=False)
     artifacts: Path = field(init=False)
     work: Path = field(init=False)
     resume: Path = field(init=False)
+    start: Path = field(init=False)
+    weights: Path = field(init=False)
     outcome: Path = field(init=False)
     ended: Path = field(init=False)
     lock: Path = field(init=False)
@@ -111,13 +143,29 @@ class RunDir:
 
     def __post_init__(self) -> None:
         names = {"job": "job.json", "log": "trainer.log", "outcome": "outcome.json", "resume": "resume.ckpt"}
+        names |= {"start": "start.ckpt", "weights": "weights.ckpt"}
         for name in self.__slots__[1:]:
             object.__setattr__(self, name, self.path / names.get(name, name))
 
     @classmethod
-    def of(cls, runs: Path, job_id: str, attempt: int) -> "RunDir":
-        """The run directory of an attempt, among those of this machine's workers."""
-        return cls(runs / job_id / f"attempt-{attempt}")
+    def of(cls, runs: Path, job_id: str, attempt: int, node_rank: int = 0) -> "RunDir":
+        """The run directory of an attempt, among those of this machine's workers, who may share one."""
+        return cls(runs / job_id / (f"attempt-{attempt}-node-{node_rank}" if node_rank else f"attempt-{attempt}"))
+
+    def of_what(self) -> tuple[str, int, int] | None:
+        """The job, the attempt and the node rank that it is of, by its name; None: it has none of ours."""
+        found = re.fullmatch(r"attempt-(\d{1,9})(?:-node-(\d{1,9}))?", self.path.name)
+        return (self.path.parent.name, int(found[1]), int(found[2] or 0)) if found else None
+
+    @property
+    def node_rank(self) -> int:
+        """Which machine of the attempt it is of."""
+        of = self.of_what()
+        return of[2] if of else 0
+
+    def log_of(self, local_rank: int) -> Path:
+        """The log of one of the ranks on this machine."""
+        return self.path / f"trainer.{local_rank}.log" if local_rank else self.log
 
     def create(self, order: Order) -> None:
         """Make the directory with the trainer's orders in it. Raises `OSError`, for instance when the disk is full."""
@@ -160,6 +208,14 @@ class RunDir:
         """Ask the trainer for something, between two steps. Raises `OSError`, for instance when the disk is full."""
         write_whole(self.control, asdict(control))
 
+    def read_rendezvous(self) -> tuple[str, int] | None:
+        """The address and port at which the ranks meet; None: not known yet, or not to be read."""
+        try:
+            host, port = json.loads(self.rendezvous.read_bytes())
+            return (str(host)[:255], int(port)) if 0 < int(port) < 2**16 else None
+        except (OSError, ValueError, TypeError):
+            return None
+
     def has_spoken(self) -> bool:
         """Whether the trainer has reported anything."""
         try:
@@ -172,7 +228,8 @@ class RunDir:
         try:
             said = json.loads(self.outcome.read_bytes())
             told = {name: storable(said[name]) for name in ("code", "message", "traceback")}
-            return Outcome(said["status"], **told) if said["status"] in OUTCOMES else None
+            data = _reason_data(said.get("data"))
+            return Outcome(said["status"], **told, data=data) if said["status"] in OUTCOMES else None
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -184,10 +241,11 @@ class RunDir:
             return None
         if len(before) != PROGRESS.size:
             return None
-        sequence, at, epoch, global_step, batches, max_steps = PROGRESS.unpack(before)
+        sequence, at, epoch, global_step, batches, *most = PROGRESS.unpack(before)
         if sequence == 0 or sequence % 2:
             return None
-        return Progress(at, epoch, global_step, batches, None if max_steps < 0 else max_steps)
+        max_steps, max_batches = (None if value < 0 else value for value in most)
+        return Progress(at, epoch, global_step, batches, max_steps, max_batches)
 
     def log_tail(self, size_bytes: int) -> str:
         """The end of what the trainer printed."""
@@ -201,7 +259,14 @@ class RunDir:
 
 def storable(text: str | None) -> str | None:
     """Text that every database takes: user code may put anything into a message, half a character or a NUL too."""
-    return None if text is None else str(text).encode("utf-8", "replace").decode().replace("\0", "�")
+    return None if text is None else storable_text(str(text))
+
+
+def _reason_data(said: Any) -> dict[str, Any] | None:
+    try:
+        return read_reason_data(said)
+    except StatementError:  # how the run ended counts all the same
+        return None
 
 
 def write_whole(path: Path, value: Any) -> None:

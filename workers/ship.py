@@ -11,21 +11,22 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.attempts import Attempts
 from core.claims import Claim
 from core.database import Database, is_outage
 from core.errors import LeaseLost
-from core.logs import CHUNK_BYTES, Logs
+from core.logs import CHUNK_BYTES
 from core.metrics import Metrics, newest
 from core.settings import Settings
 from core.storage import FULL, Store
 from workers.progress import Speedometer
 from workers.publisher import Publisher
-from workers.records import Batch, Removed, Saved, read_spool
+from workers.rank_logs import RankLogs, Ranks
+from workers.records import Batch, Kept, Removed, Saved, read_spool
 from workers.rundir import Progress, RunDir
-from workers.transcript import Transcript
 from workers.uploads import Uploads
 
 LOG_EVERY_SECONDS = 1.0
@@ -40,8 +41,8 @@ log = structlog.get_logger()
 class Shipper(threading.Thread):
     """Ships one attempt until told to finish, then until all is shipped.
 
-    It starts at byte `offset` of the spool and `log_offset` of the log: what lies before is in the database. It stops
-    when `lost` is set, and sets it when the attempt's token no longer counts.
+    It starts at byte `offset` of the spool: what lies before is in the database; `again`: so may some of the logs be.
+    It stops when `lost` is set, and sets it when the attempt's token no longer counts.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Shipper(threading.Thread):
         lost: threading.Event,
         *,
         offset: int = 0,
-        log_offset: int = 0,
+        again: bool = False,
     ) -> None:
         super().__init__(name=f"ship {claim.job.id}", daemon=True)
         self._lost = lost
@@ -64,9 +65,10 @@ class Shipper(threading.Thread):
         self._run = run
         self._attempts = Attempts(database)
         self._metrics = Metrics(database)
-        self._logs = Logs(database)
         self._uploads = Uploads(Publisher(database, store, config, claim, run), run, config.spool_line_max_bytes, lost)
-        self._transcript = Transcript(run.log, log_offset, config.log_max_bytes)
+        ranks = Ranks(0, len(claim.devices), claim.world_size)
+        limit = config.log_max_bytes
+        self._logs = RankLogs(database, claim.job.id, claim.attempt, run, ranks, limit, shipped=again)
         self._finishing = threading.Event()
         self._abandoned = threading.Event()
         self._unreadable: OSError | None = None
@@ -177,7 +179,7 @@ class Shipper(threading.Thread):
             if line.refused:
                 # User code can write into the run directory. A line that is not ours costs that line.
                 self._log.warning("spool_line_refused", error=line.refused)
-            if isinstance(line.record, Saved | Removed):
+            if isinstance(line.record, Saved | Removed | Kept):
                 self._commit(batch)
                 self._uploads.add(line.start, line.record)
             batch.add(line)
@@ -199,7 +201,7 @@ class Shipper(threading.Thread):
             self._log.exception("spool_records_refused", points=len(batch.points), events=len(batch.happened))
             self._write(Batch(offset=batch.offset))
         self._offset = batch.offset
-        batch.points, batch.happened, batch.phase = [], [], None
+        batch.points, batch.happened, batch.phase, batch.summary = [], [], None, None
 
     def _write(self, batch: Batch) -> None:
         values: dict[str, Any] = {}
@@ -209,6 +211,8 @@ class Shipper(threading.Thread):
             values["metrics"] = latest
         if batch.phase is not None:
             values["phase"] = batch.phase
+        if batch.summary is not None:
+            values["summary"] = batch.summary
         with self._database.write() as connection:
             self._attempts.note(
                 connection, self._claim.job.id, self._claim.token, batch.happened, spool_offset=batch.offset, **values
@@ -221,17 +225,17 @@ class Shipper(threading.Thread):
         self._latest = latest
 
     def _ship_log(self, *, everything: bool) -> bool:
-        waiting = self._transcript.waiting_bytes()
+        waiting = self._logs.waiting_bytes()
         due = waiting >= CHUNK_BYTES or time.monotonic() - self._logged_at > LOG_EVERY_SECONDS or everything
         if not waiting or not due:
             return False
-        piece = self._transcript.read()
-        with self._database.write() as connection:
-            self._attempts.note(connection, self._claim.job.id, self._claim.token)
-            self._logs.add(connection, self._claim.job.id, self._claim.attempt, piece.offset, piece.told)
-        self._transcript.done(piece)
+        more = self._logs.ship(self._may)
         self._logged_at = time.monotonic()
-        return self._transcript.waiting_bytes() > 0
+        return more
+
+    def _may(self, connection: Connection) -> bool:
+        self._attempts.note(connection, self._claim.job.id, self._claim.token)
+        return True
 
     def _ship_progress(self, *, everything: bool) -> None:
         now = self._run.read_progress()

@@ -2,28 +2,28 @@
 
 import contextlib
 import os
-import socket
 import threading
 import time
 from functools import partial
+from typing import Any
 
 import structlog
 
 from core.attempts import Attempts, Retry
-from core.checkpoints import Checkpoints
 from core.claims import Claim
 from core.database import Database
 from core.errors import LeaseLost
-from core.logs import Logs
 from core.settings import Settings
 from core.states import ReasonCode, Status
 from core.storage import Store
+from workers.company import Company
 from workers.disk import used_bytes
 from workers.forkserver import Fork, wait_any
 from workers.lease import Lease
 from workers.memory import machine_bytes, memory_bytes
-from workers.resume import bring_recovery
-from workers.rundir import Control, Order, Outcome, RunDir
+from workers.orders import order_for
+from workers.resume import OriginLost, Resume
+from workers.rundir import Control, Outcome, RunDir
 from workers.ship import Shipper
 from workers.verdict import Ended, Witness
 
@@ -48,18 +48,20 @@ class Supervisor:
         claim: Claim,
         threads: int,
         shutting_down: threading.Event,
+        address: str = "127.0.0.1",
     ) -> None:
         self._config = config
         self._claim = claim
         self._threads = threads
         self._shutting_down = shutting_down
+        self._address = address
         self._database = database
         self._store = store
         self._attempts = Attempts(database)
-        self._checkpoints = Checkpoints(database)
         self._run = RunDir.of(config.runs_path, claim.job.id, claim.attempt)
         self._lease = Lease(self._attempts, claim, config.lease_seconds, shutting_down, config.stop_grace_seconds)
         self._shipper = Shipper(database, store, config, claim, self._run, self._lease.lost)
+        self._company = Company(database, claim, self._run, self._lease, address)
         self._forks: list[Fork] = []
         self._held: int | None = None
         self._settled = False
@@ -77,6 +79,8 @@ class Supervisor:
             self._end(self._watch())
         except LeaseLost as lost:
             self._log.warning("attempt_abandoned", detail=str(lost))
+        except OriginLost as failure:
+            self._fail(Outcome("failed", ReasonCode.CHECKPOINT_LOST, str(failure)))
         except CannotStart as failure:
             self._give_back(str(failure), costs=False)
             return False
@@ -105,7 +109,7 @@ class Supervisor:
                 self._run,
                 self._lease.lost,
                 offset=claim.spool_offset,
-                log_offset=Logs(self._database).size(claim.job.id, claim.attempt),
+                again=True,
             )
             self._shipper.start()
             self._end(Ended.EXITED)
@@ -121,27 +125,8 @@ class Supervisor:
             if self._held is None:
                 raise CannotStart("its run directory is held by another supervisor")
             self._run.empty()
-            resume = claim.attempt > 1 and bring_recovery(
-                claim, self._run, self._attempts, self._checkpoints, self._store, self._lease
-            )
-            self._run.create(
-                Order(
-                    job_id=claim.job.id,
-                    attempt=claim.attempt,
-                    config=claim.job.config,
-                    devices=claim.devices,
-                    catalog_modules=list(self._config.catalog_modules),
-                    master_port=_free_port() if len(claim.devices) > 1 else 0,
-                    threads=self._threads,
-                    recovery_interval_seconds=self._config.recovery_interval_seconds,
-                    resume=resume,
-                    seed_by_index=self._config.data_seeding == "index",
-                    saves=claim.job.checkpoint_requests,
-                    subcommand=claim.job.subcommand,
-                    stop_on_nan=claim.job.stop_on_nan,
-                    dry_run=claim.job.dry_run,
-                )
-            )
+            brought = Resume(self._database, self._store, claim, self._run, self._lease).bring()
+            self._run.create(order_for(claim, self._config, self._threads, brought, self._address))
         except OSError as error:
             raise CannotStart(f"its run directory cannot be made: {error}") from error
         try:
@@ -168,6 +153,9 @@ class Supervisor:
                 return Ended.EXITED
             if self._lease.lost.is_set():
                 return Ended.LOST
+            self._company.meet()
+            if self._company.is_broken:
+                return Ended.MEMBER_GONE
             orders = self._lease.orders
             if orders.force or now > stop_by:
                 return Ended.KILLED_BY_REQUEST
@@ -202,7 +190,10 @@ class Supervisor:
 
     def _end(self, ended: Ended) -> None:
         self._kill()
+        if ended is not Ended.EXITED or any(self._codes) or not self._codes:
+            self._company.dismiss()
         shipped = self._shipper.finish(self._shutting_down, lambda: self._lease.orders.force)
+        self._company.wait(self._config.stop_grace_seconds)
         self._conclude(ended, shipped=shipped)
         self._settled = shipped
 
@@ -220,7 +211,7 @@ class Supervisor:
         # What ends because its worker is told to stop, costs no attempt.
         lost = ReasonCode.PREEMPTED if self._shutting_down.is_set() else ReasonCode.WORKER_LOST
         if outcome is None:
-            self._lose(lost, "the trainer was killed from outside, or its fork server or worker was")
+            self._lose_by(lost)
         elif outcome.status == "stopped":
             but = "" if shipped else ", but what it saved could not be stored"
             self._stopped(f"stopped by request between two steps{self._why()}{but}", saved=shipped)
@@ -232,6 +223,8 @@ class Supervisor:
             self._lose(lost, f"what it trained could not be handed over{why}")
         elif outcome.code == ReasonCode.OOM and self._lease.orders.retry_oom:
             self._lose(ReasonCode.OOM, outcome.message or "out of memory")
+        elif outcome.status == "lost":  # a download broke off
+            self._lose(ReasonCode.DATA_ERROR, outcome.message or "the data could not be prepared")
         else:
             self._finish(outcome)
 
@@ -245,7 +238,7 @@ class Supervisor:
             return Outcome("failed", ReasonCode.OUT_OF_DISK, message)
         if ended is Ended.OUT_OF_MEMORY:
             return self._witness.out_of_memory()
-        outcome = self._witness.outcome(self._codes)
+        outcome = self._company.outcome(self._witness.outcome(self._codes))
         if outcome is not None and outcome.status == "stopped" and self._forks and not self._asked.stop:
             return Outcome(
                 "failed", ReasonCode.USER_ERROR, "the run says that it was stopped, which nobody asked it to"
@@ -254,14 +247,22 @@ class Supervisor:
 
     def _finish(self, outcome: Outcome) -> None:
         job_id, token = self._claim.job.id, self._claim.token
-        reason = {"code": outcome.code, "message": outcome.message} if outcome.code else None
+        reason: dict[str, Any] | None = {"code": outcome.code, "message": outcome.message} if outcome.code else None
         if reason and outcome.traceback:
             reason["traceback"] = outcome.traceback
+        if reason and outcome.data:
+            reason["data"] = outcome.data
         finish = partial(self._attempts.finish, job_id, token, Status(outcome.status), reason)
         for key in self._lease.insist(finish):
             with contextlib.suppress(OSError):  # what stays is swept
                 self._store.delete(key)
         self._log.info("ended", status=outcome.status, code=outcome.code)
+
+    def _fail(self, outcome: Outcome) -> None:
+        try:
+            self._finish(outcome)
+        except LeaseLost as lost:
+            self._log.warning("attempt_abandoned", detail=str(lost))
 
     def _stopped(self, message: str, *, saved: bool) -> None:
         job_id, token = self._claim.job.id, self._claim.token
@@ -274,6 +275,8 @@ class Supervisor:
             return ""
         if orders.preempt:
             return ": a job of higher priority has its devices"
+        if orders.leaving:
+            return ": a worker that takes part in it is shutting down"
         return ": the worker is shutting down" if self._shutting_down.is_set() else ", which was taken back meanwhile"
 
     def _memory_max(self) -> int:
@@ -285,6 +288,16 @@ class Supervisor:
             self._lose(ReasonCode.WORKER_LOST, message, costs=costs)
         except LeaseLost as lost:
             self._log.warning("attempt_abandoned", detail=str(lost))
+
+    def _lose_by(self, code: ReasonCode) -> None:
+        """Lose the attempt by what its trainer, or a member, says of it."""
+        if self._company.loss is not None:
+            code, message, costs = self._company.loss
+            self._lose(code, message, costs=costs)
+            return
+        said = self._run.read_outcome()
+        message = "the trainer was killed from outside, or its fork server or worker was"
+        self._lose(code, (said.message if said and said.status == "lost" else None) or message)
 
     def _lose(self, code: ReasonCode, message: str, *, costs: bool = True) -> None:
         retry = Retry(self._config.retry_backoff_seconds, self._config.retry_backoff_max_seconds)
@@ -310,10 +323,3 @@ class Supervisor:
             self._log.warning("run_directory_not_marked", error=str(error))
         if self._held is not None:
             os.close(self._held)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -1,8 +1,8 @@
 """Uploads: what the spool says of files, done in its order, beside the shipping of all else.
 
-Each record waits as a file in the run directory, `uploads/<where its line begins in the spool>`: the checkpoint itself,
-or an empty file for one that was removed. So another supervisor finds what is left to do, and nothing more need be
-written on a disk that may be full.
+Each record waits as a file in the run directory, `uploads/<where its line begins in the spool>`: the checkpoint or the
+artifact itself, or an empty file for a checkpoint that was removed. So another supervisor finds what is left to do, and
+nothing more need be written on a disk that may be full.
 """
 
 import errno
@@ -17,7 +17,7 @@ from core.errors import LeaseLost
 from core.states import CheckpointKind
 from core.storage import FULL
 from workers.publisher import RECOVERY_KEPT, Publisher, Refused, discard
-from workers.records import Removed, Saved, record_at
+from workers.records import Kept, Removed, Saved, record_at
 from workers.rundir import RunDir
 
 RETRY_SECONDS = 1.0
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 class Upload:
     """A record that waits for its turn, in the file `path`."""
 
-    record: Saved | Removed
+    record: Saved | Removed | Kept
     path: Path
     failures: int = 0
 
@@ -70,13 +70,13 @@ class Uploads(threading.Thread):
         self._waiting.clear()
         for path in sorted(path for path in self._folder.iterdir() if path.name.isdecimal()):
             record = record_at(self._run.spool, int(path.name), self._line_max_bytes)
-            if isinstance(record, Saved | Removed):
+            if isinstance(record, Saved | Removed | Kept):
                 self._append(Upload(record, path))
             else:
                 self._log.warning("upload_unknown", file=path.name)
                 discard(path)
 
-    def add(self, offset: int, record: Saved | Removed) -> None:
+    def add(self, offset: int, record: Saved | Removed | Kept) -> None:
         """Take up a record whose line begins at byte `offset` of the spool; the same one again changes nothing.
 
         From then on it is done, even if by another supervisor. Raises `OSError`.
@@ -150,10 +150,12 @@ class Uploads(threading.Thread):
         try:
             if isinstance(upload.record, Saved):
                 self._publisher.save(upload.record, upload.path)
+            elif isinstance(upload.record, Kept):
+                self._publisher.keep(upload.record, upload.path)
             else:
                 self._publisher.remove(upload.record)
         except Refused as error:
-            self._log.warning("checkpoint_dropped", name=upload.record.name, reason=str(error), cause=error.__cause__)
+            self._log.warning("file_dropped", name=upload.record.name, reason=str(error), cause=error.__cause__)
             self._publisher.drop(upload.record, str(error))
 
     def _finish(self, upload: Upload) -> None:
@@ -192,7 +194,7 @@ class Uploads(threading.Thread):
         if self._active is not None:
             self._active.failures += 1
             if self._active.failures >= UNEXPECTED_MAX:
-                self._log.error("checkpoint_dropped", name=self._active.record.name)
+                self._log.error("file_dropped", name=self._active.record.name)
                 self._finish(self._active)
 
     def _pause(self, seconds: float) -> None:
@@ -216,8 +218,9 @@ class Uploads(threading.Thread):
 
 
 def _replaces(new: Upload, old: Upload) -> bool:
-    """Whether a checkpoint that waits is of no use any more: removed, or saved again under its name."""
-    return isinstance(old.record, Saved) and old.record.name == new.record.name
+    """Whether a file that waits is of no use any more: removed, or saved again under its name."""
+    same = isinstance(old.record, Kept) == isinstance(new.record, Kept) and old.record.name == new.record.name
+    return same and not isinstance(old.record, Removed)
 
 
 def _is_recovery(upload: Upload) -> bool:

@@ -23,6 +23,8 @@ class Ended(Enum):
     OUT_OF_MEMORY = auto()
     OUT_OF_DISK = auto()
     NEVER_STARTED = auto()
+    MEMBER_GONE = auto()
+    DISMISSED = auto()
 
 
 class Witness:
@@ -56,7 +58,8 @@ class Witness:
                 return self.out_of_memory()
             # A rank that loses another says that a connection broke: it was killed, and that is no fault of the run.
             of_rank = len(first_codes) > 1 and -signal.SIGKILL in first_codes and said.status == "failed"
-            return None if said.status == "lost" or of_rank else said
+            lost = said.status == "lost" and said.code != ReasonCode.DATA_ERROR
+            return None if lost or of_rank else said
         codes = [fork.exit_code for fork in self._forks]
         if kernel_killed and -signal.SIGKILL in codes:
             return self.out_of_memory()

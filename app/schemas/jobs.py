@@ -4,11 +4,34 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from app.schemas.resource import FaultOut, Number, Resource
 from core.events import Event
 from core.job import Attempt, Job
 from core.queue import Waiting
+
+
+class ReasonData(TypedDict, total=False):
+    """What a reason's message says, for programs; only what applies is there.
+
+    Of an error, where it was raised: `stage` (a phase of the job), `epoch`, `global_step`, `batch` (from 0 within the
+    epoch or the evaluation); `loss` of one that diverged; `monitor` and `known_metrics` of a monitored name that was
+    never logged. Of a job that stopped early: `monitor`, `mode`, `because`, `stopped_epoch`, `score`, `best_score`.
+    """
+
+    stage: str
+    epoch: int
+    global_step: int
+    batch: int
+    loss: Number
+    monitor: str
+    mode: str
+    because: str
+    stopped_epoch: int
+    score: Number
+    best_score: Number
+    known_metrics: list[str]
 
 
 class ReasonOut(Resource):
@@ -17,6 +40,43 @@ class ReasonOut(Resource):
     code: str
     message: str
     traceback: str | None = None
+    data: ReasonData | None = Field(None, description="What the message says, for programs.")
+
+
+class AccumulationOut(Resource):
+    """Over how many batches gradients are summed before a step, from an epoch on."""
+
+    from_epoch: int
+    accumulate_grad_batches: int
+    effective_batch_size: int | None
+
+
+class SummaryOut(Resource):
+    """What a job turned out to be, as its trainer found once it was set up, the newest attempt's."""
+
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    batch_size: int | None = Field(None, description="Samples of one batch on one device.")
+    effective_batch_size: int | None = Field(
+        None, description="Samples to one optimizer step: batch size × devices × nodes × accumulate_grad_batches."
+    )
+    accumulation: list[AccumulationOut] = Field([], description="One entry, but for a GradientAccumulationScheduler.")
+    precision_asked: str | None = Field(None, description="As the config has it.")
+    precision: str | None = Field(None, description="The one in effect.")
+    accelerator: str | None = None
+    devices: int | None = Field(None, description="On each node.")
+    nodes: int | None = None
+    world_size: int | None = None
+    strategy: str | None = None
+    automatic_optimization: bool | None = None
+    optimizers: list[str] = Field([], description="Their classes.")
+    lr_schedulers: list[str] = Field([], description="Their classes.")
+    hyperparameters: dict[str, dict[str, Any]] = Field(
+        {}, description="What `save_hyperparameters` kept, of the `model` and of the `data`, shortened."
+    )
+    hyperparameters_left_out: int = Field(0, description="How many had no room.")
+    sanity_steps: int | None = Field(None, description="Batches of the validation's sanity check.")
+    estimated_steps: int | None = Field(None, description="Optimizer steps in all, where that can be known.")
 
 
 class ProgressOut(Resource):
@@ -30,8 +90,17 @@ class ProgressOut(Resource):
     eta_seconds: Number | None = None
 
 
+class MemberOut(Resource):
+    """A further machine of an attempt on several."""
+
+    node_rank: int
+    worker: str
+    devices: list[str]
+    state: Literal["called", "joined", "leaving", "ended"]
+
+
 class AttemptOut(Resource):
-    """One try at running a job."""
+    """One try at running a job. `worker` and `devices` are those of its first machine."""
 
     number: int
     worker: str
@@ -42,6 +111,7 @@ class AttemptOut(Resource):
     resumed_from: str | None
     steps_lost: int | None
     resume: Literal["exact", "epoch", "restart"] | None
+    members: list[MemberOut] = Field(description="The other machines of a job on several.")
 
     @classmethod
     def of(cls, attempt: Attempt) -> "AttemptOut":
@@ -88,7 +158,7 @@ class JobOut(Resource):
     best_checkpoint_id: str | None
     last_checkpoint_id: str | None
     config: dict[str, Any]
-    summary: dict[str, Any] | None = Field(description="What its trainer found it to be, once it has been set up.")
+    summary: SummaryOut | None = Field(description="What its trainer found it to be, once it has been set up.")
     priority: int
     limits: LimitsOut
     version: int
@@ -124,7 +194,7 @@ class JobOut(Resource):
             best_checkpoint_id=job.best_checkpoint_id,
             last_checkpoint_id=job.last_checkpoint_id,
             config=job.config,
-            summary=job.summary,
+            summary=SummaryOut(**job.summary) if job.summary else None,
             priority=job.priority,
             limits=LimitsOut(
                 max_seconds=job.max_seconds,

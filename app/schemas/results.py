@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from pydantic import Field
+
 from app.schemas.resource import Number, Resource
 from core.checkpoints import Artifact, Checkpoint
 from core.metrics import Summary
@@ -59,6 +61,7 @@ class CheckpointOut(Resource):
     """A checkpoint that can be downloaded from `/v1/checkpoints/{id}/content`."""
 
     id: str
+    name: str = Field(description="Its file's name, below the folder of the run's checkpoints.")
     kind: str
     step: int
     epoch: int

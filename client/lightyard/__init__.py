@@ -1,6 +1,7 @@
 """Lightyard's client: submit training jobs, watch them, fetch what they made. `Client` is the way in."""
 
 from lightyard.client import Client
+from lightyard.dry_run import DryRun, Tried
 from lightyard.errors import (
     ApiError,
     BadAnswerError,
@@ -23,6 +24,7 @@ __all__ = [
     "Client",
     "ConfigError",
     "DownloadError",
+    "DryRun",
     "Event",
     "Fault",
     "Job",
@@ -34,6 +36,7 @@ __all__ = [
     "Retry",
     "Series",
     "SpecError",
+    "Tried",
     "UnreachableError",
     "Validation",
     "WaitTimeoutError",

@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 
 app.command()(submitting.submit)
+app.command()(submitting.retry)
 app.command()(submitting.validate)
 app.command("list")(jobs.list_jobs)
 app.command()(jobs.status)

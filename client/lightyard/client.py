@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
@@ -14,10 +14,11 @@ from urllib.parse import quote
 import httpx
 
 from lightyard import config
-from lightyard.download import Content, Download, OnProgress, content_of_head
+from lightyard.download import WEIGHTS, Content, Download, OnProgress, content_of_head, weights_of_first_byte
+from lightyard.dry_run import DryRun
 from lightyard.errors import ApiError, BadAnswerError, WaitTimeoutError
 from lightyard.logs import lines, read_all, read_following
-from lightyard.overrides import Overrides
+from lightyard.overrides import Overrides, apply_overrides, as_json
 from lightyard.records import Checkpoint, Event, Job, Metric, Series, Validation
 from lightyard.retry import Retry
 from lightyard.submission import Source, build_body
@@ -87,6 +88,64 @@ class Client:
         body = build_body(source, overrides, fields)
         headers = {"Content-Type": body.media_type, "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         return _job(self._transport.request("POST", "/v1/jobs", headers=headers, content=body.content))
+
+    def dry_run(
+        self,
+        source: Source,
+        *,
+        overrides: Overrides = (),
+        timeout_seconds: float | None = None,
+        idempotency_key: str | None = None,
+        on_wait: Callable[[DryRun], None] | None = None,
+    ) -> DryRun:
+        """Have one batch of everything tried on a worker, ahead of the queue, and return what was found.
+
+        `on_wait` is called each time that it has not ended yet. Raises WaitTimeoutError when it has not within
+        `timeout_seconds`, and otherwise as `submit` does.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        body = build_body(source, overrides)
+        headers = {"Content-Type": body.media_type, "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        wait = _wait_seconds(deadline)
+        read_seconds = wait + READ_SECONDS
+        params = {"dry_run": "true", "wait": wait}
+        answer = self._transport.request(
+            "POST", "/v1/jobs", params=params, headers=headers, content=body.content, read_seconds=read_seconds
+        )
+        while (found := DryRun.from_raw(document(answer))).ok is None:
+            if on_wait is not None:
+                on_wait(found)
+            wait = _wait_seconds(deadline)
+            if not wait:
+                raise WaitTimeoutError(f"{found.job_id} is still {found.status} after {timeout_seconds} s")
+            path = _path("jobs", found.job_id, "dry_run")
+            read_seconds = wait + READ_SECONDS
+            answer = self._transport.request("GET", path, params={"wait": wait}, read_seconds=read_seconds)
+        return found
+
+    def retry(
+        self,
+        job_id: str,
+        *,
+        start: str | None = None,
+        overrides: Overrides = (),
+        subcommand: str | None = None,
+        weights_from: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Run a job again that has ended, as a new one; `overrides` change its config.
+
+        `start`: go on from its `last` or `best` checkpoint, or from the one of that id, with optimizer, schedulers and
+        counters; `weights_from`: start with the weights of one alone. `subcommand`: `test` it, for instance.
+        """
+        changes: dict[str, Any] = {}
+        apply_overrides(changes, overrides)
+        changes |= {} if subcommand is None else {"subcommand": subcommand}
+        changes |= {} if weights_from is None else {"weights_from": weights_from}
+        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        params = {"from": start} if start is not None else None
+        path, content = _path("jobs", job_id, "retry"), as_json(changes)
+        return _job(self._transport.request("POST", path, params=params, headers=headers, content=content))
 
     def validate(self, source: Source, *, overrides: Overrides = ()) -> Validation:
         """Ask what is wrong with a spec, and what its config is with every default filled in. Creates nothing."""
@@ -185,16 +244,16 @@ class Client:
         """Iterate over all that has happened to a job."""
         return (Event.from_raw(raw) for raw in self._rows(_path("jobs", job_id, "events")))
 
-    def logs(self, job_id: str, *, follow: bool = False, tail: int | None = None) -> Iterator[str]:
+    def logs(self, job_id: str, *, follow: bool = False, tail: int | None = None, rank: int = 0) -> Iterator[str]:
         """Iterate over the lines of what the trainer has printed, without their line ends; the last `tail` of them.
 
-        With `follow`, waits for more until the job has ended.
+        With `follow`, waits for more until the job has ended. `rank`: which one's, of a job on several devices.
         """
         if tail is not None and not follow:
-            return lines([self._log(job_id, tail=tail)], tail)
+            return lines([self._log(job_id, tail=tail, rank=rank)], tail)
 
         def read(offset: int) -> bytes:
-            return self._log(job_id, offset=offset)
+            return self._log(job_id, offset=offset, rank=rank)
 
         if not follow:
             return lines(read_all(read))
@@ -238,14 +297,25 @@ class Client:
                 return checkpoint
         raise ApiError(404, "not_found", f"{job_id} has no checkpoint {which}")
 
-    def content(self, job_or_checkpoint_id: str, which: str = "best") -> Content:
-        """Find out what a download of a job's checkpoint, or of the checkpoint of that id, must turn out to be."""
+    def content(self, job_or_checkpoint_id: str, which: str = "best", *, weights: bool = False) -> Content:
+        """Find out what a download of a job's checkpoint, or of the checkpoint of that id, must turn out to be.
+
+        `weights`: of its weights alone, as a safetensors file. Raises ApiError (422) where it has none, or none that
+        safetensors has a form for.
+        """
+        checkpoint_id = job_or_checkpoint_id
         if not job_or_checkpoint_id.startswith("ckpt_"):
             checkpoint = self.checkpoint(job_or_checkpoint_id, which)
-            return Content(checkpoint.id, checkpoint.size_bytes, checkpoint.sha256)
-        path = _path("checkpoints", job_or_checkpoint_id, "content")
-        answer = self._transport.request("HEAD", path, headers={"Accept-Encoding": "identity"})
-        return content_of_head(job_or_checkpoint_id, answer)
+            if not weights:
+                return Content(checkpoint.id, checkpoint.size_bytes, checkpoint.sha256)
+            checkpoint_id = checkpoint.id
+        plain = {"Accept-Encoding": "identity"}
+        if weights:
+            first = plain | {"Range": "bytes=0-0"}
+            answer = self._transport.request("GET", _path("checkpoints", checkpoint_id, WEIGHTS), headers=first)
+            return weights_of_first_byte(checkpoint_id, answer)
+        answer = self._transport.request("HEAD", _path("checkpoints", checkpoint_id, "content"), headers=plain)
+        return content_of_head(checkpoint_id, answer)
 
     def download(
         self,
@@ -253,15 +323,17 @@ class Client:
         which: str = "best",
         to: str | PathLike[str] | None = None,
         *,
+        weights: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Path:
         """Fetch a job's checkpoint, or the checkpoint of that id, and return where it is.
 
-        `to` is a file or an existing folder; without it the file is `ckpt_….ckpt` in the current folder. A download
-        that broke off goes on from its `.part`; the file appears once its sha256 is right.
+        `to` is a file or an existing folder; without it the file is `ckpt_….ckpt` in the current folder. `weights`:
+        fetch its weights alone, as `ckpt_….safetensors`. A download that broke off goes on from its `.part`; the file
+        appears once its sha256 is right.
         Raises DownloadError when it is damaged twice, OSError when it cannot be written.
         """
-        return self.fetch(self.content(job_or_checkpoint_id, which), to, on_progress=on_progress)
+        return self.fetch(self.content(job_or_checkpoint_id, which, weights=weights), to, on_progress=on_progress)
 
     def fetch(
         self, content: Content, to: str | PathLike[str] | None = None, *, on_progress: OnProgress | None = None
@@ -269,7 +341,7 @@ class Client:
         """Fetch a checkpoint's file, as `download` does, where `content` is known already."""
         target = Path(to) if to is not None else Path()
         if target.is_dir():
-            target /= f"{content.checkpoint_id}.ckpt"
+            target /= content.filename
         return Download(self._transport, content, target, on_progress or _unwatched).run()
 
     # The fleet
@@ -311,6 +383,10 @@ def _job(answer: httpx.Response) -> Job:
         raise BadAnswerError(f"{answer.request.url} answered with something that is no job; is the address right?")
     replayed = answer.headers.get("Idempotent-Replayed") == "true"
     return Job.from_raw(raw, etag=answer.headers.get("ETag"), replayed=replayed)
+
+
+def _wait_seconds(deadline: float | None) -> float:
+    return WAIT_SECONDS if deadline is None else max(0.0, min(WAIT_SECONDS, round(deadline - time.monotonic(), 1)))
 
 
 def _path(*parts: str) -> str:

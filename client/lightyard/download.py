@@ -19,6 +19,7 @@ from lightyard.transport import Transport, refused
 
 CHUNK_BYTES = 2**20
 READ_SECONDS = 60.0
+WEIGHTS = "weights"
 
 # What the caller is told while it goes on: bytes there so far, and bytes in all.
 OnProgress = Callable[[int, int], None]
@@ -26,11 +27,34 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A checkpoint's file as the service lists it: what a download must turn out to be."""
+    """A checkpoint's file as the service lists it: what a download must turn out to be.
+
+    `part` is what is fetched of it: its `content`, or its `weights` as a safetensors file. Of a very large one of
+    those no sha256 is known before it has been made.
+    """
 
     checkpoint_id: str
     size_bytes: int
-    sha256: str
+    sha256: str | None
+    part: str = "content"
+    etag: str | None = None
+
+    @property
+    def filename(self) -> str:
+        """What the file is called where nobody says."""
+        return f"{self.checkpoint_id}.{'safetensors' if self.part == WEIGHTS else 'ckpt'}"
+
+
+def weights_of_first_byte(checkpoint_id: str, answer: httpx.Response) -> Content:
+    """Read size, ETag and, where it is told, sha256 from the answer to a GET of the first byte of some weights.
+
+    Of a HEAD a refusal would have no body that says why. Raises BadAnswerError when size or ETag are missing.
+    """
+    span = re.fullmatch(r"bytes 0-0/(\d+)", answer.headers.get("Content-Range", ""))
+    etag = answer.headers.get("ETag", "")
+    if answer.status_code != 206 or span is None or not etag.startswith('"'):
+        raise BadAnswerError(f"the service tells no size and ETag for the weights of {checkpoint_id}")
+    return Content(checkpoint_id, int(span[1]), _in_digest(answer), WEIGHTS, etag)
 
 
 def content_of_head(checkpoint_id: str, answer: httpx.Response) -> Content:
@@ -38,13 +62,17 @@ def content_of_head(checkpoint_id: str, answer: httpx.Response) -> Content:
 
     The sha256 is the `Repr-Digest` (RFC 9530), or else the `ETag`. Raises BadAnswerError when there is neither.
     """
-    size, digest = answer.headers.get("Content-Length", ""), answer.headers.get("Repr-Digest", "")
-    in_digest = re.search(r"\bsha-256=:([A-Za-z0-9+/=]+):", digest)
+    size = answer.headers.get("Content-Length", "")
     in_etag = re.fullmatch(r'"([0-9a-f]{64})"', answer.headers.get("ETag", ""))
-    if answer.status_code != 200 or not size.isdecimal() or not (in_digest or in_etag):
+    sha256 = _in_digest(answer) or (in_etag[1] if in_etag else None)
+    if answer.status_code != 200 or not size.isdecimal() or sha256 is None:
         raise BadAnswerError(f"the service tells no size and sha256 for {checkpoint_id}; name its job instead")
-    sha256 = base64.b64decode(in_digest[1]).hex() if in_digest else in_etag[1] if in_etag else ""
     return Content(checkpoint_id, int(size), sha256)
+
+
+def _in_digest(answer: httpx.Response) -> str | None:
+    found = re.search(r"\bsha-256=:([A-Za-z0-9+/=]+):", answer.headers.get("Repr-Digest", ""))
+    return base64.b64decode(found[1]).hex() if found else None
 
 
 class Download:
@@ -74,18 +102,18 @@ class Download:
             return self._target
         for _ in range(2):
             self._fetch()
-            if self._done_bytes == self._content.size_bytes and self._hash.hexdigest() == self._content.sha256:
+            if self._done_bytes == self._content.size_bytes and self._content.sha256 in (None, self._hash.hexdigest()):
                 self._publish()
                 return self._target
             self._part.unlink()
         raise DownloadError(
             f"{self._content.checkpoint_id} arrived damaged twice: {self._done_bytes} bytes with sha256 "
-            f"{self._hash.hexdigest()}, listed are {self._content.size_bytes} with {self._content.sha256}"
+            f"{self._hash.hexdigest()}, listed are {self._content.size_bytes} with {self._content.sha256 or 'none'}"
         )
 
     def _is_there(self) -> bool:
         try:
-            if self._target.stat().st_size != self._content.size_bytes:
+            if self._content.sha256 is None or self._target.stat().st_size != self._content.size_bytes:
                 return False
         except FileNotFoundError:
             return False
@@ -115,8 +143,8 @@ class Download:
             os.fsync(file.fileno())
 
     def _take_up(self, file: BinaryIO) -> None:
-        """Count and hash what an earlier download has left."""
-        self._start_over(None)
+        """Count and hash what an earlier download has left, where it can be told in the end whether it belongs here."""
+        self._start_over(file if self._content.sha256 is None else None)
         file.seek(0)
         while chunk := file.read(CHUNK_BYTES):
             self._hash.update(chunk)
@@ -135,11 +163,14 @@ class Download:
 
         Raises `httpx.TransportError` when it breaks, ApiError when the service refuses.
         """
-        path = f"/v1/checkpoints/{quote(self._content.checkpoint_id, safe='')}/content"
+        path = f"/v1/checkpoints/{quote(self._content.checkpoint_id, safe='')}/{self._content.part}"
         # Compression would make byte ranges mean something else than the file's bytes.
         headers = {"Accept-Encoding": "identity"}
         if self._done_bytes:
-            headers |= {"Range": f"bytes={self._done_bytes}-", "If-Range": f'"{self._content.sha256}"'}
+            headers |= {
+                "Range": f"bytes={self._done_bytes}-",
+                "If-Range": self._content.etag or f'"{self._content.sha256}"',
+            }
         with self._transport.stream(path, headers, READ_SECONDS) as response:
             if not response.has_redirect_location:
                 self._append(response, file)

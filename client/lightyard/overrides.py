@@ -9,7 +9,10 @@ import yaml
 
 from lightyard.errors import SpecError
 
-SPEC_FIELDS = frozenset({"name", "labels", "subcommand", "priority", "limits", "bundle", "webhook", "config"})
+SPEC_FIELDS = frozenset(
+    {"name", "labels", "subcommand", "priority", "limits", "stop_on_nan", "when_unavailable", "weights_from"}
+    | {"bundle", "webhook", "config"}
+)
 
 Document = dict[str, Any]
 Overrides = Iterable[str] | Mapping[str, Any]

@@ -219,6 +219,7 @@ class Checkpoint:
     """A checkpoint that a job has saved; `sha256` is the file's, in hex."""
 
     id: str
+    name: str | None
     kind: str | None
     step: int | None
     epoch: int | None
@@ -237,6 +238,7 @@ class Checkpoint:
         metrics = {name: number(value) for name, value in (raw.get("metrics") or {}).items()}
         return cls(
             id=str(raw["id"]),
+            name=raw.get("name"),
             kind=raw.get("kind"),
             step=integer(raw.get("step")),
             epoch=integer(raw.get("epoch")),

@@ -26,6 +26,7 @@ def test_checkpoints_are_listed_newest_first_and_pointed_at(api: Api, tmp_path: 
     assert [row["id"] for row in rows] == [last, best]
     assert rows[0] == {
         "id": last,
+        "name": "last.ckpt",
         "kind": "model_checkpoint",
         "step": 10,
         "epoch": 1,

@@ -49,6 +49,8 @@ class Yard:
     documents: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    weights: dict[str, bytes] = field(default_factory=dict)
+    tells_digest_of_weights: bool = True
     faults: list[dict[str, str]] = field(default_factory=list)
     # What the next requests meet instead of an answer: "drop", or a status with headers and a body.
     mishaps: list[Any] = field(default_factory=list)
@@ -133,8 +135,15 @@ def handler_of(yard: Yard) -> type[BaseHTTPRequestHandler]:
                 return self.page(request)
             if found := re.fullmatch(r"/(?:v1/checkpoints|store)/(\w+)(?:/content)?", path):
                 return self.content(found[1], stored=path.startswith("/store/"))
+            if found := re.fullmatch(r"/v1/checkpoints/(\w+)/weights", path):
+                if found[1] not in yard.weights:
+                    return self.problem(422, "no_weights", "This checkpoint has no tensors.")
+                return self.file(yard.weights[found[1]], '"of-the-weights"', with_digest=yard.tells_digest_of_weights)
             if self.command != "POST" and path in yard.documents:
                 return self.json(200, yard.documents[path])
+            if self.command == "POST" and (found := re.fullmatch(r"/v1/jobs/(\w+)/retry", path)):
+                job_id = yard.add_job(parent_id=found[1])
+                return self.json(201, yard.jobs[job_id], {"ETag": self.etag(job_id)})
             found = re.fullmatch(r"/v1/jobs/(\w+)(?:/(cancel|pause|resume|checkpoints|logs))?", path)
             if not found or found[1] not in yard.jobs:
                 return self.problem(404, "not_found", f"There is no {path} here.")
@@ -197,15 +206,18 @@ def handler_of(yard: Yard) -> type[BaseHTTPRequestHandler]:
             if yard.redirects_to and not stored:
                 return self.answer(307, b"", "text/plain", {"Location": yard.redirects_to})
             true = yard.files[checkpoint_id]
+            return self.file(true, '"of-the-store"' if stored else f'"{hashlib.sha256(true).hexdigest()}"')
+
+        def file(self, true: bytes, etag: str, *, with_digest: bool = True) -> None:
             digest = hashlib.sha256(true)
-            etag = '"of-the-store"' if stored else f'"{digest.hexdigest()}"'
             file = yard.wrong_files.pop(0) if yard.wrong_files and self.command == "GET" else true
-            headers = {
-                "ETag": etag,
-                "Accept-Ranges": "bytes",
-                "Repr-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode()}:",
-            }
+            headers = {"ETag": etag, "Accept-Ranges": "bytes"}
+            if with_digest:
+                headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
             start, status = 0, 200
+            if self.headers.get("Range") == "bytes=0-0":  # what is to come, not the download
+                headers["Content-Range"] = f"bytes 0-0/{len(true)}"
+                return self.answer(206, true[:1], "application/octet-stream", headers)
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             if wanted and not yard.ignores_range and self.headers.get("If-Range", etag) == etag:
                 start, status = int(wanted[1]), 206

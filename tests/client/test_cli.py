@@ -136,6 +136,20 @@ def test_a_refused_spec_as_json_carries_the_problem(lightyard: Run, yard: Any, f
     assert one_document(result)["error"]["code"] == "invalid_spec"
 
 
+def test_retry_prints_the_id_of_the_new_job_and_says_from_where_it_is_to_go_on(lightyard: Run, yard: Any) -> None:
+    job_id = yard.add_job(status="succeeded")
+    options = ("--from", "best", "--subcommand", "test", "trainer.limit_test_batches=3", "--idempotency-key", "k")
+    result = lightyard("retry", job_id, *options)
+    assert (result.exit_code, result.stdout) == (0, "job_0002\n")
+    (sent,) = yard.seen("POST", f"/v1/jobs/{job_id}/retry")
+    assert (sent.query, sent.headers["Idempotency-Key"]) == ({"from": "best"}, "k")
+    assert json.loads(sent.body) == {"config": {"trainer": {"limit_test_batches": 3}}, "subcommand": "test"}
+    tuned = one_document(lightyard("retry", job_id, "--weights-from", "last", "--json"))
+    assert tuned["parent_id"] == job_id
+    assert json.loads(yard.requests[-1].body) == {"weights_from": "last"}
+    assert yard.requests[-1].query == {}
+
+
 def test_validate_tells_good_from_bad(lightyard: Run, yard: Any, file: str) -> None:
     good = lightyard("validate", file)
     yard.faults = FAULTS
@@ -348,6 +362,17 @@ def test_download_prints_where_the_file_is(lightyard: Run, yard: Any) -> None:
     assert one_document(lightyard("checkpoints", job_id, "--json")) == {"data": [listed]}
 
 
+def test_download_weights_prints_where_the_safetensors_file_is(lightyard: Run, yard: Any) -> None:
+    job_id = yard.add_job(status="succeeded")
+    yard.add_checkpoint(job_id, b"all of it")
+    yard.weights["ckpt_0001"] = b"tensors"
+
+    result = lightyard("download", job_id, "--weights")
+
+    assert (result.exit_code, result.stdout) == (0, "ckpt_0001.safetensors\n")
+    assert Path("ckpt_0001.safetensors").read_bytes() == b"tensors"
+
+
 def test_a_damaged_download_is_8(lightyard: Run, yard: Any) -> None:
     job_id = yard.add_job(status="succeeded")
     yard.add_checkpoint(job_id, b"weights")
@@ -485,7 +510,7 @@ def test_the_help_and_the_manual_tell_of_every_command_and_exit_code(lightyard: 
     shown = lightyard("--help").stdout
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
 
-    assert len(names) == 18
+    assert len(names) == 19
     for name in names:
         assert f" {name} " in shown
         assert f"`lightyard {name}" in manual

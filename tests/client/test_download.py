@@ -176,3 +176,38 @@ def test_the_digest_is_read_from_the_etag_where_it_is_one() -> None:
     answer = httpx.Response(200, headers={"Content-Length": "3", "ETag": f'"{"ab" * 32}"'})
 
     assert content_of_head("ckpt_1", answer).sha256 == "ab" * 32
+
+
+@pytest.mark.parametrize("digest_is_told", [True, False])
+def test_weights_arrive_as_safetensors_through_a_broken_connection(
+    client: Client, job_id: str, yard: Any, tmp_path: Path, digest_is_told: bool
+) -> None:
+    yard.weights["ckpt_0001"] = weights = os.urandom(200_000)
+    yard.tells_digest_of_weights = digest_is_told
+    yard.breaks = [100_000]
+
+    path = client.download(job_id, weights=True)
+
+    assert path == Path("ckpt_0001.safetensors")
+    assert path.read_bytes() == weights
+    assert [one.name for one in tmp_path.iterdir()] == ["ckpt_0001.safetensors"]
+    again = yard.seen("GET", "/v1/checkpoints/ckpt_0001/weights")[-1]
+    assert (again.headers["Range"], again.headers["If-Range"]) == ("bytes=100000-", '"of-the-weights"')
+
+
+def test_a_part_of_weights_is_taken_up_only_where_a_sha256_will_tell(client: Client, job_id: str, yard: Any) -> None:
+    yard.weights["ckpt_0001"] = weights = os.urandom(200_000)
+    for told, ranges in ((True, ["bytes=0-0", "bytes=1000-"]), (False, ["bytes=0-0", None])):
+        yard.requests.clear()
+        yard.tells_digest_of_weights = told
+        Path("w.safetensors.part").write_bytes(weights[:1000])
+        assert client.download("ckpt_0001", weights=True, to="w.safetensors").read_bytes() == weights
+        asked = yard.seen("GET", "/v1/checkpoints/ckpt_0001/weights")
+        assert [one.headers.get("Range") for one in asked] == ranges
+        Path("w.safetensors").unlink()
+
+
+def test_weights_that_there_are_none_of_are_refused_with_the_reason(client: Client, job_id: str) -> None:
+    with pytest.raises(ApiError, match="no tensors") as caught:
+        client.download(job_id, weights=True)
+    assert caught.value.code == "no_weights"

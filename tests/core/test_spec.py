@@ -3,11 +3,13 @@ from typing import Any
 import pytest
 
 from core.errors import Invalid
+from core.ids import new_id
 from core.spec import JobSpec, Limits, check, read_fields, read_spec
 from core.values import FAULTS_MAX
 from tests.workers.trainer.sample_configs import GOOD, NET, described
 
 CONFIG = GOOD["everything of a usual job"]
+JOB = new_id("job")
 
 
 def faults(document: Any) -> list[tuple[str, str]]:
@@ -102,7 +104,8 @@ def test_faults_of_the_spec_and_of_its_config_come_together() -> None:
         ("labels", {"k": "v" * 256}, "/labels/k", "out_of_range"),
         ("labels", {"k" * 64: "v"}, "/labels/" + "k" * 64, "out_of_range"),
         ("labels", {f"k{n}": "v" for n in range(65)}, "/labels", "out_of_range"),
-        ("subcommand", "validate", "/subcommand", "not_yet_supported"),
+        ("subcommand", None, "/subcommand", "not_allowed"),
+        ("weights_from", "/home/me/last.ckpt", "/weights_from", "refused"),
         ("subcommand", "train", "/subcommand", "not_allowed"),
         ("priority", 101, "/priority", "out_of_range"),
         ("priority", -101, "/priority", "out_of_range"),
@@ -173,14 +176,60 @@ def test_labels_past_their_number_are_not_looked_at() -> None:
         ({"config": None}, [("/config", "wrong_type")]),
         ({"config": []}, [("/config", "wrong_type")]),
         ({"name": "x", "model": NET}, [("/name", "unknown_field")]),
-        ({"validate": CONFIG}, [("/validate", "not_yet_supported")]),
-        ({"fit": CONFIG, "test": CONFIG}, [("/test", "not_yet_supported")]),
+        ({"fit": CONFIG, "test": CONFIG}, [("/subcommand", "missing_field")]),
+        ({"fit": CONFIG, "test": 5}, [("/test", "wrong_type")]),
         ({"fit": CONFIG, "name": "x"}, [("/name", "unknown_field")]),
-        ({"fit": CONFIG, "subcommand": "predict"}, [("/subcommand", "not_yet_supported")]),
+        ({"fit": CONFIG, "subcommand": "predict"}, [("/predict", "missing_field")]),
+        ({"fit": CONFIG, "subcommand": "train"}, [("/subcommand", "not_allowed")]),
+        ({"subcommand": "fit", "config": {"test": CONFIG, "subcommand": "test"}}, [("/config/subcommand", "excludes")]),
     ],
 )
 def test_a_body_of_another_form_is_refused(document: Any, expected: list[tuple[str, str]]) -> None:
     assert faults(document) == expected
+
+
+@pytest.mark.parametrize(
+    ("document", "subcommand", "pointer"),
+    [
+        ({"config": CONFIG, "subcommand": "test"}, "test", "/config"),
+        ({"validate": CONFIG}, "validate", "/validate"),
+        ({"config": {"predict": CONFIG}}, "predict", "/config/predict"),
+        ({"fit": CONFIG, "test": {**CONFIG, "verbose": False}, "subcommand": "test"}, "test", "/test"),
+        ({"config": {"fit": CONFIG, "test": CONFIG}, "subcommand": "test"}, "test", "/config/test"),
+    ],
+)
+def test_each_subcommand_is_read_in_every_form(document: dict[str, Any], subcommand: str, pointer: str) -> None:
+    spec, found = check(document, described())
+    assert found == []
+    assert spec is not None
+    assert (spec.subcommand, spec.config_pointer) == (subcommand, pointer)
+
+
+@pytest.mark.parametrize(
+    ("keys", "subcommand", "expected"),
+    [
+        ({"verbose": True}, "fit", [("/config/verbose", "unknown_field")]),
+        ({"verbose": None}, "test", [("/config/verbose", "wrong_type")]),
+        ({"return_predictions": None, "weights_only": True}, "predict", []),
+        ({"return_predictions": False}, "validate", [("/config/return_predictions", "unknown_field")]),
+        ({"ckpt_path": "https://elsewhere/x.ckpt"}, "test", [("/config/ckpt_path", "refused")]),
+        ({"ckpt_path": "hpc"}, "fit", [("/config/ckpt_path", "refused")]),
+        ({"ckpt_path": "job_1/best"}, "fit", [("/config/ckpt_path", "refused")]),
+        ({"ckpt_path": 7}, "fit", [("/config/ckpt_path", "wrong_type")]),
+        ({"ckpt_path": f"{JOB}/best"}, "fit", []),
+    ],
+)
+def test_the_keys_of_a_subcommand_are_those_of_lightningcli(
+    keys: dict[str, Any], subcommand: str, expected: list[tuple[str, str]]
+) -> None:
+    _, found = check({"subcommand": subcommand, "config": CONFIG | keys}, described())
+    assert [(fault.pointer, fault.code) for fault in found] == expected
+
+
+def test_weights_are_for_fitting_and_exclude_a_checkpoint_to_go_on_from() -> None:
+    named = {"weights_from": f"{JOB}/last"}
+    assert faults({"config": CONFIG, "subcommand": "test"} | named) == [("/weights_from", "refused")]
+    assert faults({"config": CONFIG | {"ckpt_path": "last"}} | named) == [("/weights_from", "excludes")]
 
 
 def test_a_hint_names_the_field_that_was_meant() -> None:

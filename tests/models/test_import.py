@@ -10,7 +10,7 @@ import json, os, signal, sys, threading
 import pytorch_lightning, torch, torchmetrics.classification
 
 before = set(sys.modules)
-import models.data, models.tabular, models.vision
+import models.autoencoder, models.data, models.gan, models.loops, models.tabular, models.text, models.vision
 
 new = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
 if os.fork() == 0:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from torchmetrics import MeanSquaredError
@@ -186,6 +187,7 @@ class Dropping(Trial):
         self.net = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.ReLU(), nn.BatchNorm1d(16), nn.Linear(16, 1))
         self.error = MeanSquaredError()
         self.own = torch.Generator().manual_seed(7)
+        self.weight = 1.0
         self.meter = Meter()
         self.losses: list[Tensor] = []
         self.register_buffer("average", torch.zeros(()))
@@ -282,3 +284,49 @@ class Adversaries(Trial):
             torch.optim.Adam(self.generator.parameters(), lr=0.01),
             torch.optim.Adam(self.critic.parameters(), lr=0.01),
         ]
+
+
+class Sought(Dropping):
+    """What finders look for: its learning rate and its batch size."""
+
+    def __init__(self, lr: float = 0.01, batch_size: int = 4, **options: Any) -> None:
+        super().__init__(**options)
+        self.lr = lr
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Noisy(), batch_size=self.batch_size, shuffle=True)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=self.lr)
+
+
+class Backboned(Trial):
+    """A backbone, frozen at first, and a head; the schedule counts epochs."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.backbone = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.head = nn.Linear(8, 1)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        self.maybe_die()
+        loss = nn.functional.mse_loss(self.head(self.backbone(batch[0])), batch[1])
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=0.01)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.9)}
+
+
+class Thawing(BaseFinetuning):
+    """Unfreezes the backbone, its batch statistics too, when the second epoch begins."""
+
+    def freeze_before_training(self, pl_module: LightningModule) -> None:
+        self.freeze(pl_module.backbone, train_bn=False)  # type: ignore[arg-type]
+
+    def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.backbone, optimizer)  # type: ignore[arg-type]

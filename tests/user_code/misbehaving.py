@@ -77,6 +77,17 @@ class Net(LightningModule):
         return True
 
 
+class OneRank(Net):
+    """A network of which one rank alone misbehaves."""
+
+    def __init__(self, what: What = "nothing", rank: int = 1, batches: int = 4, once: str | None = None) -> None:
+        super().__init__(what, batches=batches, once=once)
+        self.rank = rank
+
+    def _first_time(self) -> bool:
+        return self.global_rank == self.rank and super()._first_time()
+
+
 class Curious(Net):
     """Prints what it can see of the service that runs it."""
 

@@ -1,10 +1,11 @@
+import ipaddress
 import subprocess
 import sys
 
 import pytest
 
 from core.settings import Settings
-from workers.announce import InventoryFailed, chosen_devices
+from workers.announce import InventoryFailed, chosen_devices, own_address
 
 GPUS = [{"id": f"gpu:{index}", "name": "H100", "memory_bytes": 80 * 2**30} for index in range(3)]
 CPU = {"name": "x86_64", "memory_bytes": 2**35}
@@ -24,6 +25,12 @@ def test_the_settings_choose_among_what_is_there() -> None:
     assert ids(GPUS, worker_devices="gpu:2, gpu:0") == ["gpu:2", "gpu:0"]
     assert ids(GPUS, worker_devices="cpu") == ["cpu:0"]
     assert ids(GPUS, worker_slots=1)[-1] == "cpu:0"
+
+
+def test_tpus_are_devices_like_gpus() -> None:
+    tpus: list[dict[str, object]] = [{"id": "tpu:0", "name": "TPU"}, {"id": "tpu:1", "name": "TPU"}]
+    assert ids(tpus) == ["tpu:0", "tpu:1"]
+    assert ids(tpus, worker_devices="tpu:1") == ["tpu:1"]
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
@@ -60,3 +67,18 @@ assert inventory.catalog.entries
 def test_a_worker_whose_fork_server_is_killed_while_it_starts_takes_its_inventory_once_more() -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        ({}, "127.0.0.1"),
+        ({"broker_url": "redis://localhost:6379/0"}, "127.0.0.1"),
+        ({"broker_url": "redis://127.0.0.1:6379/0"}, "127.0.0.1"),
+        ({"broker_url": "redis://no.such.host.invalid/0"}, "127.0.0.1"),
+        ({"broker_url": "redis://localhost/0", "worker_address": "10.1.2.3"}, "10.1.2.3"),
+    ],
+)
+def test_a_worker_is_reached_where_it_reaches_the_broker_from(settings: dict[str, str], address: str) -> None:
+    found = own_address(Settings(**settings))
+    assert ipaddress.ip_address(found).is_loopback if address == "127.0.0.1" else found == address

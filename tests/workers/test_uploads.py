@@ -132,7 +132,7 @@ def test_another_shipper_of_the_attempt_goes_on_where_the_first_ended(
     with ship.run.log.open("ab") as file:
         file.write(b"two\n")
     (attempt,) = Jobs(database).get(caller.project_id, held.job.id).attempts_list
-    ship.succeed(offset=attempt.spool_offset, log_offset=Logs(database).size(held.job.id, 1))
+    ship.succeed(offset=attempt.spool_offset, again=True)
     assert ship.finish()
     (listed,) = Checkpoints(database).page(caller.project_id, held.job.id)
     assert (listed.name, listed.step) == ("a.ckpt", 2)

@@ -1,11 +1,11 @@
 """What a config may make LightningCLI import: the catalogue, and nothing else."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jsonargparse
 
-from workers.trainer.classes import Classes
+from workers.trainer.classes import Announced, Classes
 from workers.trainer.type_schemas import dtypes
 
 
@@ -22,11 +22,20 @@ def allow_only(modules: Sequence[str]) -> None:
     )
 
 
+def announced(modules: Sequence[str]) -> Mapping[str, Announced]:
+    """What a config may name, by each of its paths."""
+    return {path: one for one in _classes(tuple(modules)) for path in (one.path, *one.aliases)}
+
+
+@functools.cache
+def _classes(modules: tuple[str, ...]) -> Classes:
+    return Classes(modules)
+
+
 @functools.cache
 def _allowed(modules: tuple[str, ...]) -> tuple[str, ...]:
     """Every path of what is announced: those that a config may give, and where it is defined, which is checked too."""
     paths = {"torch.dtype", *dtypes()}
-    for announced in Classes(modules):
-        thing = announced.thing
-        paths |= {announced.path, *announced.aliases, f"{thing.__module__}.{thing.__qualname__}"}
+    for one in _classes(modules):
+        paths |= {one.path, *one.aliases, f"{one.thing.__module__}.{one.thing.__qualname__}"}
     return tuple(sorted(path for path in paths if all(part.isidentifier() for part in path.split("."))))

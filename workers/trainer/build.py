@@ -1,25 +1,38 @@
 """From a config to a Trainer, a module and its data, by LightningCLI itself, so that a job is what runs by hand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_utilities.core.enums import StrEnum
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, SpikeDetection
 from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.profilers import Profiler
 
 from workers.rundir import Order, RunDir
+from workers.trainer import profiles, trials
+from workers.trainer.allow import announced
+from workers.trainer.builtin import Quiet
 from workers.trainer.callbacks import Reporter
+from workers.trainer.evaluation import Evaluation
 from workers.trainer.files import OutboxCheckpointIO
 from workers.trainer.logger import SpoolLogger
+from workers.trainer.origin import Origin
+from workers.trainer.plain_loaders import spelled_out
+from workers.trainer.predictions import kept_predictions
+from workers.trainer.preparing import Preparing
 from workers.trainer.recovery import Recovery
 from workers.trainer.spool import ProgressFile, Spool
 
-SUBCOMMAND_KEYS = ("ckpt_path", "weights_only")
+SUBCOMMAND_KEYS = ("ckpt_path", "weights_only", "verbose", "return_predictions")
 """Keys of a config that LightningCLI gives to the subcommand, not to the parser."""
+SKIPPED = "skip_batches.json"
+
+# The default of Timer's `interval` is an enum, which jsonargparse would fail to write into the config.
+yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +43,7 @@ class Run:
     module: LightningModule
     data: LightningDataModule | None
     cli: LightningCLI
+    origin: Origin
 
     def resolved_config(self) -> str:
         """The config as YAML with every default filled in, as LightningCLI itself would save it."""
@@ -63,9 +77,12 @@ class JobCLI(LightningCLI):
             self._overrides["logger"] = [self._overrides["logger"], *chosen]
         trainer = super().instantiate_trainer(**kwargs, **self._overrides)
         _move_inside(trainer.callbacks, self._folder)  # type: ignore[attr-defined]  # Lightning sets it in a connector
-        profiler = getattr(trainer, "profiler", None)
-        if isinstance(profiler, Profiler):
-            profiler.dirpath = self._artifacts  # its report is an artifact
+        profiles.place(trainer, self._artifacts)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SpikeDetection):
+                callback.exclude_batches_path = str(self._artifacts / (callback.exclude_batches_path or SKIPPED))
+                # Lightning loads its state into an attribute that it never makes.
+                callback.running = callback.running_mean  # type: ignore[attr-defined]
         trainer.callbacks.extend(self._own_callbacks)  # type: ignore[attr-defined]
         return trainer
 
@@ -73,13 +90,19 @@ class JobCLI(LightningCLI):
 def build(order: Order, run: RunDir, spool: Spool) -> Run:
     """Seed, parse and instantiate. Raises what LightningCLI, Lightning or the classes raise."""
     config = {key: value for key, value in order.config.items() if key not in SUBCOMMAND_KEYS}
-    files = OutboxCheckpointIO(run, spool)
-    reporter = Reporter(spool, ProgressFile(run.progress))
+    config = spelled_out(config, announced(order.catalog_modules))
+    origin = Origin(run, order, spool)
+    files = OutboxCheckpointIO(run, spool, origin)
     flags = dict(config.get("trainer") or {})
+    asked = None if flags.get("precision") is None else str(flags["precision"])
+    reporter = Reporter(spool, ProgressFile(run.progress), asked, stop_on_nan=order.stop_on_nan)
     loggers = flags.get("logger")
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, dict):  # what the user's own loggers write becomes artifacts
-            logger["init_args"] = dict(logger.get("init_args") or {}) | {"save_dir": str(run.artifacts)}
+            given = dict(logger.get("init_args") or {})
+            if order.attempt > 1 and given.get("version") is None:
+                given["version"] = order.attempt - 1  # by hand, too, it begins a folder beside the one that is there
+            logger["init_args"] = given | {"save_dir": str(run.artifacts)}
     overrides: dict[str, Any] = {
         "default_root_dir": str(run.path),
         "enable_progress_bar": False,
@@ -87,13 +110,25 @@ def build(order: Order, run: RunDir, spool: Spool) -> Run:
         "plugins": [files, LightningEnvironment()],
         "accelerator": order.devices[0].partition(":")[0],
         "devices": len(order.devices),
+        "num_nodes": order.nodes,
     }
+    if order.dry_run:
+        order = replace(order, recovery_interval_seconds=float("inf"))
+        overrides |= {"fast_dev_run": True, "barebones": False}
+    logger = SpoolLogger(spool, run, order)
     if not flags.get("barebones"):
-        overrides["logger"] = SpoolLogger(spool, run.path)
-    recovery = Recovery(run, spool, files, order)
-    cli = JobCLI(config, overrides, [recovery, reporter], run.checkpoints)
-    files.trainer = cli.trainer
-    return Run(trainer=cli.trainer, module=cli.model, data=cli.datamodule, cli=cli)
+        overrides["logger"] = logger
+    own: list[Callback] = [Recovery(run, spool, files, order), reporter]
+    if order.subcommand != "fit":
+        own = [reporter, *kept_predictions(run, order, spool), Evaluation(run, spool)]
+    preparing = Preparing(order, run, spool)
+    cli = JobCLI(config, overrides, [*own, preparing], run.checkpoints)
+    preparing.watch(cli)
+    cli.trainer.callbacks.insert(0, Quiet())  # type: ignore[attr-defined]
+    cli.trainer.callbacks.insert(0, origin)  # type: ignore[attr-defined]  # what it loads is there for all others
+    files.trainer = logger.trainer = cli.trainer
+    trials.watch(cli.trainer, spool, dry_run=order.dry_run)
+    return Run(trainer=cli.trainer, module=cli.model, data=cli.datamodule, cli=cli, origin=origin)
 
 
 def _move_inside(callbacks: Sequence[Callback], folder: Path) -> None:

@@ -16,12 +16,15 @@ import pytorch_lightning.cli
 import pytorch_lightning.loggers
 import pytorch_lightning.profilers
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from core.catalog import Kind
 from core.errors import Fault
+from models.data import Loaders
 from workers.trainer.import_paths import defining_path, import_path
+from workers.trainer.plain_loaders import makes_loaders
 
 # Bases, not to be made themselves, and what makes no sense in a job.
 _LEFT_OUT: set[type] = {
@@ -60,6 +63,11 @@ class Announced:
     kind: Kind
     builtin: bool
     aliases: set[str] = field(default_factory=set)
+
+    @property
+    def is_plain_data(self) -> bool:
+        """Whether a config may give it as `data`, although it is no data module."""
+        return self.kind is Kind.DATA and not _is_data_module(self.thing)
 
 
 class Classes:
@@ -126,13 +134,15 @@ def _is_announceable(thing: Any) -> bool:
 
 
 def _builtins() -> Iterator[Any]:
+    has_rich = importlib.util.find_spec("rich") is not None
     for owner in (pl.callbacks, pl.profilers, torch.optim, torch.optim.lr_scheduler):
         for name in owner.__all__:
             thing = getattr(owner, name)
-            if inspect.isclass(thing) and thing not in _LEFT_OUT:
+            if inspect.isclass(thing) and thing not in _LEFT_OUT and (has_rich or not name.startswith("Rich")):
                 yield thing
     yield pl.callbacks.finetuning.multiplicative  # BackboneFinetuning's default
     yield pl.cli.ReduceLROnPlateau
+    yield Loaders  # what plain loaders become
     yield pl.loggers.CSVLogger
     if _has_tensorboard():
         yield pl.loggers.TensorBoardLogger
@@ -150,6 +160,28 @@ def _has_tensorboard() -> bool:
 def _kind(thing: Any) -> Kind:
     if thing is pl.Trainer:
         return Kind.TRAINER
+    other = Kind.DATA if makes_loaders(thing) else Kind.OBJECT if inspect.isclass(thing) else Kind.FUNCTION
     if not inspect.isclass(thing):
-        return Kind.FUNCTION
-    return next((kind for base, kind in _KINDS if issubclass(thing, base)), Kind.OBJECT)
+        return other
+    if is_loop(thing):
+        return Kind.LOOP
+    return next((kind for base, kind in _KINDS if issubclass(thing, base)), other)
+
+
+def _is_data_module(thing: Any) -> bool:
+    return inspect.isclass(thing) and issubclass(thing, pl.LightningDataModule)
+
+
+def is_loop(thing: Any) -> bool:
+    """Whether a class is a training loop on Fabric: its own `run` takes the Fabric object, as `fabric` or by type."""
+    run = getattr(thing, "run", None)
+    others = (Fabric, *(base for base, _ in _KINDS))
+    if not inspect.isclass(thing) or issubclass(thing, others) or not inspect.isfunction(run):
+        return False
+    takes = list(inspect.signature(run).parameters.values())[1:2]
+    return any(first.name == "fabric" or _last_name(first.annotation) == Fabric.__name__ for first in takes)
+
+
+def _last_name(annotation: Any) -> str:
+    name: str = getattr(annotation, "__name__", str(annotation))
+    return name.rpartition(".")[2]

@@ -5,7 +5,6 @@ from typing import Any
 
 from lightning_fabric.utilities.data import _set_sampler_epoch, sized_len
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import StochasticWeightAveraging
 from pytorch_lightning.loops.fetchers import _PrefetchDataFetcher
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch.utils.data import DataLoader
@@ -18,7 +17,6 @@ State = dict[str, Any]
 
 VALIDATION_DRAWS = "persistent validation workers carry on their random numbers, if they draw any"
 CLOCKED = "validations come by the clock"
-AVERAGES = "StochasticWeightAveraging does not go on within an epoch"
 OTHER_ORDER = "the order of the training data was another when it was gone through again"
 TAKES_ITERATOR = "training_step takes the iterator and may be ahead of the steps"
 UNKNOWN_LENGTHS = "there are several training loaders, of unknown length"
@@ -53,8 +51,6 @@ class Data:
         self._run_own = own_generators(**user_parts(trainer))
         if trainer._val_check_time_interval is not None:
             self.doubt = CLOCKED
-        if any(isinstance(one, StochasticWeightAveraging) for one in trainer.callbacks):
-            self.doubt = AVERAGES
 
     def go_to(self, state: State) -> None:
         """The run is to come to the place that a `state` tells. It draws in workers as the run did that saved it."""

@@ -16,8 +16,8 @@ import pytorch_lightning as pl
 import yaml
 from jsonargparse._parameter_resolvers import ParamData, get_signature_parameters
 
-from core.catalog import CALLABLE, Catalog, Entry, Kind
-from workers.trainer.classes import Announced, Classes
+from core.catalog import CALLABLE, LOADERS, LOOP, Catalog, Entry, Kind
+from workers.trainer.classes import Announced, Classes, is_loop
 from workers.trainer.import_paths import import_path
 from workers.trainer.type_schemas import Schema, classes_in, nullable, schema_of, value_of
 
@@ -43,7 +43,7 @@ def describe(modules: Sequence[str]) -> Catalog:
     pending = list(classes)
     while pending:
         announced = pending.pop()
-        parameters = _parameters(announced.thing)
+        parameters = _parameters(announced)
         for parameter in parameters:
             for inner in classes_in(parameter.annotation):
                 if id(inner) not in classes.found:
@@ -53,8 +53,8 @@ def describe(modules: Sequence[str]) -> Catalog:
     return Catalog(tuple(entries[path] for path in sorted(entries)), tuple(classes.faults))
 
 
-def _parameters(thing: Any) -> list[ParamData]:
-    return list(get_signature_parameters(thing, None)) if inspect.isclass(thing) else []
+def _parameters(announced: Announced) -> list[ParamData]:
+    return [] if announced.kind is Kind.FUNCTION else list(get_signature_parameters(announced.thing, None))
 
 
 def _entry(announced: Announced, parameters: Sequence[ParamData], bounds: Bounds) -> Entry:
@@ -76,13 +76,20 @@ def _entry(announced: Announced, parameters: Sequence[ParamData], bounds: Bounds
     return Entry(
         class_path=announced.path,
         kind=announced.kind,
-        bases=_bases(announced.thing),
+        bases=_bases(announced.thing) + _as_data(announced),
         schema=schema,
         doc=_doc(announced),
         aliases=tuple(sorted(announced.aliases)),
         positional=tuple(p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY),
         builtin=announced.builtin,
     )
+
+
+def _as_data(announced: Announced) -> tuple[str, ...]:
+    """What stands among the bases of something that makes plain DataLoaders; a function can be called besides."""
+    if not announced.is_plain_data:
+        return ()
+    return (LOADERS,) if inspect.isclass(announced.thing) else (LOADERS, CALLABLE)
 
 
 def _bases(thing: Any) -> tuple[str, ...]:
@@ -95,7 +102,8 @@ def _bases(thing: Any) -> tuple[str, ...]:
             return ()
     paths = [import_path(base) for base in thing.__mro__ if base is not object]
     is_callable = any("__call__" in vars(base) for base in thing.__mro__ if base is not object)
-    return tuple(path for path in paths if path) + ((CALLABLE,) if is_callable else ())
+    loop = (LOOP,) if is_loop(thing) else ()
+    return tuple(path for path in paths if path) + ((CALLABLE,) if is_callable else ()) + loop
 
 
 def _limit(parameter: ParamData, bounds: Bounds) -> Schema | None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from workers.rundir import RunDir
+from workers.trainer.origin import Origin, UnusableCheckpoint, hyperparameters_that_run_code, unsafe
 from workers.trainer.spool import Spool
 
 MODEL_CHECKPOINT, RECOVERY, REQUESTED, STOP = "model_checkpoint", "recovery", "requested", "stop"
+MANUAL = "manual"
+SCRATCH = (".lr_find_", ".scale_batch_size_")
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -27,8 +31,10 @@ class OutboxCheckpointIO(TorchCheckpointIO):
     supervisor still uploads. Hashing, syncing and uploading are the supervisor's, off the training loop.
     """
 
-    def __init__(self, run: RunDir, spool: Spool) -> None:
+    def __init__(self, run: RunDir, spool: Spool, origin: Origin) -> None:
         super().__init__()
+        self._origin = origin
+        self._looked = False
         self._run = run
         self._spool = spool
         self._count = 0
@@ -38,7 +44,12 @@ class OutboxCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write the file under a temporary name, rename it, link it, report it."""
-        self._report(checkpoint, Path(path), self._write(checkpoint, Path(path)))
+        if is_scratch(Path(path)):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        file = self._write(checkpoint, Path(path))
+        self._check_loads(checkpoint, Path(path))
+        self._report(checkpoint, Path(path), file)
 
     def save_own(self, checkpoint: dict[str, Any], path: Path, kind: str) -> str | None:
         """Save a checkpoint that the service wants, not the user's code; None, or why not, on a disk that is full.
@@ -63,8 +74,17 @@ class OutboxCheckpointIO(TorchCheckpointIO):
         return None
 
     def load_checkpoint(self, path: str | Path, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Read a checkpoint of an earlier attempt; where ModelCheckpoint's files lay then, they lie here now."""
-        checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        """Read what the run starts from. Where ModelCheckpoint's files lay in an earlier attempt, they lie here now.
+
+        Those of another job do not: ModelCheckpoint begins anew then, as by hand with another folder. Raises
+        `UnusableCheckpoint`.
+        """
+        try:
+            checkpoint: dict[str, Any] = super().load_checkpoint(path, *arguments, **options)
+        except UnpicklingError as error:
+            raise UnusableCheckpoint(unsafe("ckpt_path", error)) from error
+        if Path(path) == self._run.start:
+            return self._origin.taken(checkpoint)
         for key, state in checkpoint.get("callbacks", {}).items():
             if "best_k_models" in state:
                 checkpoint["callbacks"][key] = moved_here(state, str(self._run.checkpoints))
@@ -73,6 +93,8 @@ class OutboxCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a file that the run no longer keeps, and say so."""
         super().remove_checkpoint(path)
+        if is_scratch(Path(path)):
+            return
         self._spool.checkpoint_removed(self._name(Path(path)))
 
     def _write(self, checkpoint: dict[str, Any], path: Path) -> str:
@@ -97,11 +119,23 @@ class OutboxCheckpointIO(TorchCheckpointIO):
         self._count += 1
         return link.name
 
+    def _check_loads(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Say once, early, that the run's checkpoints cannot be loaded safely, and for what."""
+        if self._looked:
+            return
+        self._looked = True
+        try:
+            torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        except UnpicklingError as error:
+            names = hyperparameters_that_run_code(checkpoint)
+            self._spool.event("checkpoint_not_loadable", reason=str(error)[:500], hyperparameters=names[:100])
+
     def _report(self, checkpoint: dict[str, Any], path: Path, file: str) -> None:
+        kind = MANUAL if self.kind == MODEL_CHECKPOINT and not self._is_of_callback(path) else self.kind
         self._spool.checkpoint(
             file=file,
             name=self._name(path),
-            kind=self.kind,
+            kind=kind,
             step=int(checkpoint.get("global_step", 0)),
             epoch=int(checkpoint.get("epoch", 0)),
             metrics=self._metrics(),
@@ -109,9 +143,22 @@ class OutboxCheckpointIO(TorchCheckpointIO):
         )
 
     def _name(self, path: Path) -> str:
-        """A file's place among the run's checkpoints: two callbacks may give the same name in folders of their own."""
-        folder = self._run.checkpoints.resolve()
-        return path.resolve().relative_to(folder).as_posix() if path.resolve().is_relative_to(folder) else path.name
+        """A file's place among the run's checkpoints: two callbacks may give the same name in folders of their own.
+
+        What the run saves elsewhere by itself keeps its path, as far as it lies in the working directory.
+        """
+        folder, work, file = self._run.checkpoints.resolve(), self._run.work.resolve(), path.resolve()
+        if file.is_relative_to(folder):
+            return file.relative_to(folder).as_posix()
+        name = file.relative_to(work).as_posix() if file.is_relative_to(work) else file.name
+        return f"{MANUAL}/{name}" if (folder / name).exists() else name
+
+    def _is_of_callback(self, path: Path) -> bool:
+        """Whether a callback chose the place, and not the run's code."""
+        if path.resolve().is_relative_to(self._run.checkpoints.resolve()):
+            return True
+        callbacks = [] if self.trainer is None else self.trainer.checkpoint_callbacks
+        return any(str(getattr(callback, "dirpath", None)) == str(path.parent) for callback in callbacks)
 
     def _metrics(self) -> dict[str, float | str]:
         if self.trainer is None:
@@ -131,10 +178,15 @@ class OutboxCheckpointIO(TorchCheckpointIO):
         return isinstance(callback, ModelCheckpoint) and Path(callback.best_model_path) == path
 
 
+def is_scratch(path: Path) -> bool:
+    """Whether this is what a finder of batch sizes or learning rates puts by while it tries: no checkpoint."""
+    return path.name.startswith(SCRATCH)
+
+
 def moved_here(value: Any, folder: str) -> Any:
     """ModelCheckpoint's state with the checkpoint folder of another attempt's run directory replaced by this one's."""
     if isinstance(value, str):
-        return re.sub(r"^.*/attempt-\d+/checkpoints(?=/|$)", lambda _: folder, value)
+        return re.sub(r"^.*/attempt-\d+(-node-\d+)?/checkpoints(?=/|$)", lambda _: folder, value)
     if isinstance(value, dict):
         return {moved_here(name, folder): moved_here(item, folder) for name, item in value.items()}
     return value

@@ -20,22 +20,23 @@ if TYPE_CHECKING:
     from workers.trainer.build import Run
 
 PR_SET_PDEATHSIG = 1
-CLUSTER_VARIABLES = ("SLURM_", "PL_", "OMPI_", "PMI_", "LSB_", "GROUP_RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")
+MEETING = ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_")
+CLUSTER_VARIABLES = ("SLURM_", "PL_", "OMPI_", "PMI_", "LSB_", "GROUP_RANK", "LOCAL_RANK", "NODE_RANK", *MEETING)
 """A worker may run inside a cluster's own job: what that says about ranks is not about this one."""
 
 
 def train(path: str, rank: int) -> NoReturn:
-    """Run one rank of the attempt in the run directory, then end this process. Called in a fresh fork."""
+    """Run one of this machine's ranks of the attempt, then end this process. Called in a fresh fork."""
     _stand_alone()
     run = RunDir(Path(path))
     order = run.order()
-    setproctitle(f"lightyard-trainer {order.job_id} rank {rank}")
-    _redirect(run.log)
-    _set_environment(order, rank)
+    setproctitle(f"lightyard-trainer {order.job_id} rank {order.node_rank * len(order.devices) + rank}")
+    _redirect(run.log_of(rank))
+    _set_environment(order)
     os.chdir(run.work)
     spool = Spool(run.spool)
-    outcome = _told(spool, _run(run, order, spool))
-    if rank == 0 or outcome.status == "failed":
+    outcome = _told(spool, _run(run, order, rank, spool))
+    if _is_to_be_left(outcome, run.read_outcome(), rank):
         run.reserve.unlink(missing_ok=True)  # room for the last words, should the disk be full
         write_whole(run.outcome, asdict(outcome))
         with contextlib.suppress(OSError):
@@ -47,32 +48,56 @@ def train(path: str, rank: int) -> NoReturn:
     os._exit(0 if outcome.status in ("succeeded", "stopped") else 1)
 
 
-def _run(run: RunDir, order: Order, spool: Spool) -> Outcome:
+def _is_to_be_left(outcome: Outcome, there: Outcome | None, rank: int) -> bool:
+    """Whether a rank's word is the run's: the first that failed says why, and those that lose it thereby do not."""
+    if there is None:
+        return rank == 0 or outcome.status in ("failed", "lost")
+    return there.status != "failed" and (outcome.status == "failed" or (rank == 0 and there.status != "lost"))
+
+
+def _run(run: RunDir, order: Order, rank: int, spool: Spool) -> Outcome:
     # Imported here, not above: already warm in a fork, and a trainer that fails to import them can still say so.
     try:
         import torch
 
+        from workers.trainer import accelerators, profiles, subcommands, trials
         from workers.trainer import outcome as outcomes
         from workers.trainer.allow import allow_only
         from workers.trainer.build import build
-        from workers.trainer.control import Stopped
+        from workers.trainer.control import ControlFile, Stopped
+        from workers.trainer.fabric import loop_class, run_loop
+        from workers.trainer.rendezvous import meet
     except BaseException as error:
         return Outcome("failed", "user_error", f"the trainer cannot start: {error!r}")
+    made: Run | None = None
     try:
         if 0 < order.threads < torch.get_num_threads():
             torch.set_num_threads(order.threads)
         allow_only(order.catalog_modules)
-        spool.phase("preparing")
+        if (lacking := accelerators.missing(order.devices)) is not None:
+            return lacking
+        if rank == 0:
+            spool.phase("preparing")
+        store = meet(run, order, rank) if order.world_size > 1 else None  # the first rank serves it as long as it runs
+        loop = loop_class(order)
+        if loop is not None:
+            return run_loop(loop, order, run, spool)
         made = build(order, run, spool)
-        start_from = str(run.resume) if order.resume else None
-        made.trainer.fit(made.module, datamodule=made.data, ckpt_path=start_from, weights_only=True)
-        _leave_config(run, made)
+        with profiles.kept(made.trainer), trials.told(made.trainer):
+            subcommands.run(made, order)
+            if order.dry_run and order.subcommand == "fit":
+                trials.go_on(made.trainer, made.module, made.data)
+        if rank == 0:
+            _leave_config(run, made)
+        del store
         return outcomes.of_success(made.trainer)
     except Stopped:
         return Outcome("stopped")
     except BaseException as error:  # the user's code may raise anything, SystemExit and KeyboardInterrupt too
-        told = outcomes.of_error(error)
-        _print(told.traceback or "")
+        if order.subcommand != "fit" and ControlFile(run.control).read().stop:
+            return Outcome("stopped")  # each rank stops by itself, and others miss it
+        told = outcomes.of_error(error, None if made is None else made.trainer)
+        _print(told.traceback or told.message or "")
         return told
 
 
@@ -127,7 +152,7 @@ def _redirect(log: Path) -> None:
     faulthandler.enable(sys.stderr, all_threads=True)
 
 
-def _set_environment(order: Order, rank: int) -> None:
+def _set_environment(order: Order) -> None:
     sys.argv = ["lightyard-trainer"]
     for name in list(os.environ):
         if name.startswith(CLUSTER_VARIABLES):
@@ -139,15 +164,6 @@ def _set_environment(order: Order, rank: int) -> None:
     mine = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     chosen = [mine[int(index)] if mine else index for index in indices] if on_gpu else []
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
-    if len(order.devices) > 1:
-        # With these set Lightning takes the ranks as started already, and launches none itself.
-        os.environ.update(
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(order.master_port),
-            WORLD_SIZE=str(len(order.devices)),
-            NODE_RANK="0",
-            LOCAL_RANK=str(rank),
-        )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pytorch_lightning.trainer.call import _call_callbacks_state_dict
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from workers.rundir import Order, RunDir
+from workers.trainer import builtin
 from workers.trainer.attributes import Attributes
 from workers.trainer.boundary import Boundary, Weights
 from workers.trainer.control import Agreement, ControlFile, Stopped
@@ -50,6 +51,7 @@ class Recovery(Callback):
         self._boundary: Boundary | None = None
         self._just_entered = False
         self._attributes = Attributes()
+        self._masked: set[str] = set()
         self._saving: State = {}
         self._loaded: State = {}
 
@@ -70,12 +72,15 @@ class Recovery(Callback):
         """There is a place to go on from."""
         self.entering = True
         self._loaded = state_dict
-        self._data.go_to(state_dict["ranks"][self._trainer.global_rank]["data"])
+        mine = state_dict["ranks"][self._trainer.global_rank]
+        self._data.go_to(mine["data"])
+        builtin.find_again(self._trainer, mine["builtin"], self._run.artifacts)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The interval to the first recovery checkpoint begins."""
         self._data.attach()
         self._attributes = Attributes(**user_parts(trainer))
+        self._masked = {path for path, _, _ in builtin.pruned(pl_module)}
         self._agreement.saved()
         if self._data.by_epoch is not None and self._unavailable is None:
             self._tell("recovery_by_epoch", reason=self._data.by_epoch)
@@ -137,10 +142,12 @@ class Recovery(Callback):
         """Go on from the place, from here on as if nothing had happened."""
         trainer, loaded = self._trainer, self._loaded
         mine = loaded["ranks"][trainer.global_rank]
+        builtin.change_again(trainer, mine["builtin"])
         for name, buffer in mine["buffers"].items():
             trainer.lightning_module.get_buffer(name).copy_(buffer)
         restore(trainer, mine["epoch"], self._run.checkpoints)
-        missing = self._attributes.restore(mine["attributes"], (loaded["folder"], str(self._run.path)))
+        folders = (mine.get("folder", loaded["folder"]), str(self._run.path))
+        missing = self._attributes.restore(mine["attributes"], folders)
         doubts, seconds = self._data.arrive()
         doubts += [f"{name} was made while training" for name in missing]
         doubts += [f"{name} is too large to be saved with the run" for name in mine["left_out"]]
@@ -162,7 +169,7 @@ class Recovery(Callback):
         entered, self._just_entered = self._just_entered, False
         if begins and trainer.world_size == 1:
             asked.look()
-        if self._unavailable or not (asked.stop or (asked.due and not entered)):
+        if self._unavailable or self._searching or not (asked.stop or (asked.due and not entered)):
             return
         if not begins and self._data.by_epoch is not None:
             return
@@ -179,7 +186,7 @@ class Recovery(Callback):
     def before_validation(self) -> None:
         """As between two steps; and remember the place, to stop in the midst of a long validation."""
         trainer, asked = self._trainer, self._agreement
-        if self._unavailable or self._data.by_epoch is not None:
+        if self._unavailable or self._searching or self._data.by_epoch is not None:
             return
         wanted = asked.stop or asked.due
         if trainer.world_size > 1 and (not wanted or trainer.fit_loop.epoch_loop._should_accumulate()):
@@ -192,6 +199,11 @@ class Recovery(Callback):
         if asked.stop and not self._unavailable:
             raise Stopped
         self._boundary = self._keep(state)
+
+    @property
+    def _searching(self) -> bool:
+        """A finder tries steps, with callbacks of its own: they are no part of the run."""
+        return self not in self._trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it in a connector
 
     def _stops_anywhere(self) -> bool:
         return self._unavailable is not None or (self._data.by_epoch is not None and self._agreement.out_of_patience)
@@ -211,10 +223,12 @@ class Recovery(Callback):
             "at": at,
             "data": self._data.state(),
             "epoch": epoch,
+            "builtin": builtin.gather(trainer, self._masked),
             "attributes": self._attributes.state(),
             "left_out": self._attributes.left_out,
             "buffers": buffers,
             "files": self._saved_files(),
+            "folder": str(self._run.path),
         }
 
     def _keep(self, state: State | None) -> Boundary | None:
@@ -239,6 +253,7 @@ class Recovery(Callback):
         before = self._data.unperturbed()
         try:
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
+            builtin.without_masks(checkpoint, trainer.lightning_module, self._masked)
             if boundary is not None:
                 checkpoint["loops"]["fit_loop"] = boundary.loops
                 checkpoint["callbacks"] = boundary.callbacks | {self.state_key: self._saving}

@@ -24,21 +24,33 @@ class Spool:
         self._lines: list[bytes] = []
         self._size_bytes = 0
         self._flushed_at = time.monotonic()
+        self._checks_sanity = False
+        self.epoch: int | None = None
+        """The epoch under which values stand, where it is not the one that they are reported with."""
 
     def metrics(self, values: Mapping[str, float], step: int, epoch: int | None) -> None:
-        """Report logged values of one step."""
+        """Report logged values of one step; those of the sanity check are none."""
+        if self._checks_sanity:
+            return
         told = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+        epoch = epoch if self.epoch is None else self.epoch
         self._add({"is": "metrics", "at": time.time(), "step": step, "epoch": epoch, "values": told})
         self.flush_if_due()
 
     def phase(self, phase: str) -> None:
         """Report what the run does from now on."""
+        self._checks_sanity = phase == "sanity_checking"
         self._add({"is": "phase", "at": time.time(), "phase": phase})
         self.flush()
 
     def event(self, event_type: str, at: float | None = None, **data: Any) -> None:
         """Report something that happened, by default just now. `at` in unix seconds."""
         self._add({"is": "event", "at": at or time.time(), "type": event_type, "data": data})
+        self.flush()
+
+    def summary(self, summary: Mapping[str, Any]) -> None:
+        """Report what the run turned out to be."""
+        self._add({"is": "summary", "at": time.time(), "summary": summary})
         self.flush()
 
     def checkpoint(self, **data: Any) -> None:
@@ -49,6 +61,11 @@ class Spool:
     def checkpoint_removed(self, name: str) -> None:
         """Report that the run no longer keeps a checkpoint."""
         self._add({"is": "checkpoint_removed", "at": time.time(), "name": name})
+        self.flush()
+
+    def artifact(self, file: str, name: str) -> None:
+        """Report a finished file in the outbox that is an artifact from now on."""
+        self._add({"is": "artifact", "at": time.time(), "file": file, "name": name})
         self.flush()
 
     def flush_if_due(self) -> None:
@@ -82,9 +99,9 @@ class ProgressFile:
             self._map = mmap.mmap(file.fileno(), PROGRESS.size)
         self._sequence = 0
 
-    def write(self, *, epoch: int, global_step: int, batches: int, max_steps: int) -> None:
-        """Tell how far the run is; `max_steps` -1 where it has no end."""
-        values = (time.time(), epoch, global_step, batches, max_steps)
+    def write(self, *, epoch: int, global_step: int, batches: int, max_steps: int, max_batches: int = -1) -> None:
+        """Tell how far the run is; `max_steps` and `max_batches` -1 where that many are not known."""
+        values = (time.time(), epoch, global_step, batches, max_steps, max_batches)
         PROGRESS.pack_into(self._map, 0, self._sequence + 1, *values)
         self._sequence += 2
         PROGRESS.pack_into(self._map, 0, self._sequence, *values)

@@ -38,6 +38,7 @@ def download(
     to: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PATH", help="A file, or a folder that is there.")
     ] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Its weights alone, as a safetensors file.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a checkpoint, and print where it is.
@@ -46,7 +47,7 @@ def download(
     """
     screen = Screen(as_json)
     with connected(context, screen) as client:
-        content = client.content(source, which)
+        content = client.content(source, which, weights=weights)
         try:
             with _progress_bar(content.checkpoint_id) as on_progress:
                 path = client.fetch(content, to, on_progress=on_progress)

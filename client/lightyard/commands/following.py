@@ -29,12 +29,13 @@ def logs(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more until the job has ended.")] = False,
     tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
+    rank: Annotated[int, typer.Option(min=0, metavar="N", help="Whose, of a job on several devices.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Print what a job's trainer has printed."""
     screen = Screen(as_json)
     with connected(context, screen) as client, detachable(screen, f"lightyard logs -f {job_id}"):
-        lines = client.logs(job_id, follow=follow, tail=tail)
+        lines = client.logs(job_id, follow=follow, tail=tail, rank=rank)
         if as_json and not follow:
             screen.document({"job_id": job_id, "lines": list(lines)})
             return

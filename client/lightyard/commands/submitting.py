@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lightyard.commands.following import follow
-from lightyard.commands.session import AsJson, ExitCode, Labels, Screen, connected, exit_as, pairs
+from lightyard.commands.session import AsJson, ExitCode, JobId, Labels, Screen, connected, exit_as, pairs
+from lightyard.commands.trying import try_out
 from lightyard.errors import ApiError, UnreachableError
 from lightyard.render import faults_table
 from lightyard.submission import Source
@@ -37,11 +38,17 @@ def submit(
     idempotency_key: Annotated[
         str | None, typer.Option(help="Name this submission: repeated with the same key, it makes one job.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only try one batch of everything on a worker, and tell what was found.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a job, and print its id."""
     screen = Screen(as_json)
     key = idempotency_key or uuid.uuid4().hex
+    if dry_run:
+        with connected(context, screen) as client:
+            raise typer.Exit(try_out(client, screen, _source(file), overrides or (), key))
     limits = {"max_seconds": max_seconds, "max_attempts": max_attempts, "retry_oom": retry_oom or None}
     with connected(context, screen) as client:
         try:
@@ -76,6 +83,45 @@ def submit(
         if following:
             raise exit_as(follow(client, screen, job.id))
         screen.note(f"Submitted. To watch it: lightyard watch {job.id}")
+
+
+def retry(
+    context: typer.Context,
+    job_id: JobId,
+    overrides: OverrideList = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="last|best|CHECKPOINT", help="Go on from there, with optimizer and counters."),
+    ] = None,
+    weights_from: Annotated[
+        str | None, typer.Option(metavar="last|best|CHECKPOINT", help="Start with its weights alone.")
+    ] = None,
+    subcommand: Annotated[str | None, typer.Option(help="fit, validate, test or predict.")] = None,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the job ends.")] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Name this retry: repeated with the same key, it makes one job.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job again that has ended, as a new job, and print its id."""
+    screen = Screen(as_json)
+    with connected(context, screen) as client:
+        job = client.retry(
+            job_id,
+            start=start,
+            overrides=overrides or (),
+            subcommand=subcommand,
+            weights_from=weights_from,
+            idempotency_key=idempotency_key,
+        )
+        if not as_json:
+            screen.show(job.id)
+        elif following:
+            screen.line(dict(job.raw))
+        else:
+            screen.document(dict(job.raw))
+        if following:
+            raise exit_as(follow(client, screen, job.id))
 
 
 def validate(context: typer.Context, file: SpecFile, overrides: OverrideList = None, as_json: AsJson = False) -> None:

@@ -12,7 +12,7 @@ from tests.stack import TESTS, Backend, Stack
 EXAMPLES = TESTS.parent / "examples"
 LESSONS = EXAMPLES / "lessons"
 SETTINGS = {
-    "LIGHTYARD_CATALOG_MODULES": "models,misbehaving,lessons,pytorch_lightning.demos",
+    "LIGHTYARD_CATALOG_MODULES": "models,misbehaving,predicting,lessons,pytorch_lightning.demos",
     "PYTHONPATH": os.pathsep.join([str(TESTS / "user_code"), str(EXAMPLES), str(TESTS.parent)]),
 }
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,10 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A run: a class of `exacting` with its arguments, flags of the Trainer, callbacks beside ModelCheckpoint."""
+    """A run: a class of `exacting` with its arguments, flags of the Trainer, callbacks beside ModelCheckpoint.
+
+    `asks` is what else the order says.
+    """
 
     model: str
     init_args: dict[str, Any] = field(default_factory=dict)
@@ -29,6 +31,8 @@ class Case:
     callbacks: list[dict[str, Any]] = field(default_factory=list)
     ranks: int = 1
     seed_by_index: bool = False
+    modules: tuple[str, ...] = ("exacting",)
+    asks: dict[str, Any] = field(default_factory=dict)
 
     def config(self, **init_args: Any) -> dict[str, Any]:
         """The job's config."""
@@ -57,12 +61,12 @@ def start(
             attempt=1,
             config=case.config(**init_args),
             devices=devices,
-            catalog_modules=["exacting"],
-            master_port=_free_port(),
+            catalog_modules=list(case.modules),
             threads=1,
             recovery_interval_seconds=interval_seconds,
             resume=resume is not None,
             seed_by_index=case.seed_by_index,
+            **case.asks,
         )
     )
     if resume is not None:
@@ -168,15 +172,9 @@ def _bring(before: RunDir, recovery: Record, run: RunDir) -> None:
     shutil.copyfile(file_of(before, recovery), run.resume)
     for saved in records(before, "checkpoint"):
         if saved["kind"] == "model_checkpoint" and saved["step"] <= recovery["step"]:
+            (run.checkpoints / saved["name"]).parent.mkdir(exist_ok=True)
             shutil.copyfile(file_of(before, saved), run.checkpoints / saved["name"])
 
 
 def _keyed(value: dict[Any, Any], folder: str) -> dict[Any, Any]:
     return {key.replace(folder, "") if isinstance(key, str) else key: item for key, item in value.items()}
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -160,6 +160,7 @@ GOOD: dict[str, dict[str, Any]] = {
     )
     | {"data": None, "optimizer": None, "lr_scheduler": None, "seed_everything": True},
     "two devices": flags(accelerator="cpu", devices=2, strategy="ddp"),
+    "two machines": flags(accelerator="cpu", num_nodes=2, strategy="ddp_find_unused_parameters_false"),
     "devices by index": flags(accelerator="auto", devices=[0, 1]),
     "a logger": flags(logger={"class_path": "CSVLogger", "init_args": {"save_dir": "logs"}}),
     "a list of loggers": flags(logger=[{"class_path": "CSVLogger", "init_args": {"save_dir": "logs"}}]),
@@ -265,10 +266,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "/trainer/callbacks/0/init_args/filename",
         "refused",
     ),
-    "a checkpoint on a failure, above": (
-        callbacks(callback("OnExceptionCheckpoint", dirpath="x", filename="../x")),
-        "/trainer/callbacks/0/init_args/filename",
+    "a checkpoint on a failure": (
+        callbacks(callback("OnExceptionCheckpoint", dirpath="x")),
+        "/trainer/callbacks/0/class_path",
         "refused",
+    ),
+    "batches to skip, above": (
+        callbacks(callback("SpikeDetection", exclude_batches_path="../x.json")),
+        "/trainer/callbacks/0/init_args/exclude_batches_path",
+        "refused",
+    ),
+    "several TPU cores": (
+        flags(accelerator="tpu", devices=8),
+        "/trainer/devices",
+        "not_yet_supported",
     ),
     "checkpoints in a bucket": (
         callbacks(callback("ModelCheckpoint", dirpath="s3://bucket/x")),
@@ -310,7 +321,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "resume_from_checkpoint": (flags(resume_from_checkpoint="x"), "/trainer/resume_from_checkpoint", "refused"),
     "ddp_spawn": (flags(strategy="ddp_spawn"), "/trainer/strategy", "refused"),
     "ddp_notebook": (flags(strategy="ddp_notebook_find_unused_parameters_true"), "/trainer/strategy", "refused"),
-    "fsdp": (flags(strategy="fsdp"), "/trainer/strategy", "not_yet_supported"),
+    "fsdp": (flags(strategy="fsdp"), "/trainer/strategy", "refused"),
+    "deepspeed": (flags(strategy="deepspeed_stage_2"), "/trainer/strategy", "refused"),
     "a strategy as a class": (
         flags(strategy=callback("pytorch_lightning.strategies.DDPStrategy")),
         "/trainer/strategy",
@@ -318,10 +330,32 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "an unknown strategy": (flags(strategy="dpp"), "/trainer/strategy", "not_allowed"),
     "an unknown accelerator": (flags(accelerator="gpus"), "/trainer/accelerator", "not_allowed"),
-    "several nodes": (flags(num_nodes=2), "/trainer/num_nodes", "not_yet_supported"),
+    "more machines than a job may have": (flags(num_nodes=5000), "/trainer/num_nodes", "out_of_range"),
+    "several machines with one that cannot": (
+        flags(num_nodes=2, accelerator="mps"),
+        "/trainer/num_nodes",
+        "excludes",
+    ),
     "no devices": (flags(devices=0), "/trainer/devices", "out_of_range"),
+    "a strategy on a TPU": (flags(accelerator="tpu", strategy="ddp"), "/trainer/strategy", "excludes"),
+    "a precision that TPUs lack": (flags(accelerator="tpu", precision=64), "/trainer/precision", "excludes"),
+    "a precision that CPUs lack": (
+        flags(accelerator="cpu", precision="transformer-engine"),
+        "/trainer/precision",
+        "excludes",
+    ),
+    "statistics of batches over CPUs": (
+        flags(accelerator="cpu", sync_batchnorm=True),
+        "/trainer/sync_batchnorm",
+        "excludes",
+    ),
+    "a batch size looked for on two devices": (
+        callbacks(callback("BatchSizeFinder"), devices=2, strategy="ddp"),
+        "/trainer/callbacks/0",
+        "excludes",
+    ),
     "a list of devices on a CPU": (flags(accelerator="cpu", devices=[0]), "/trainer/devices", "excludes"),
-    "a checkpoint to start from": ({"model": NET, "ckpt_path": "last"}, "/ckpt_path", "not_yet_supported"),
+    "a checkpoint by its path": ({"model": NET, "ckpt_path": "runs/last.ckpt"}, "/ckpt_path", "refused"),
     "pickled code": ({"model": NET, "weights_only": False}, "/weights_only", "refused"),
     "epochs below none": (flags(max_epochs=-2), "/trainer/max_epochs", "out_of_range"),
     "half a batch too many": (flags(limit_train_batches=1.5), "/trainer/limit_train_batches", "out_of_range"),
