@@ -164,6 +164,7 @@ def test_a_running_job_tells_its_attempt_phase_progress_and_metrics(api: Api) ->
     (attempt,) = job["attempts"]
     assert set(attempt) == {
         *("number", "worker", "devices", "started_at", "ended_at", "outcome", "resumed_from", "steps_lost", "resume"),
+        "members",
     }
     assert (attempt["number"], attempt["worker"], attempt["devices"]) == (1, "box", ["cpu:0"])
 
@@ -172,7 +173,7 @@ def test_a_failed_job_tells_why(api: Api) -> None:
     claim = api.running_job()
     reason = {"code": "user_error", "message": "ValueError: no", "traceback": "Traceback …"}
     api.finish(claim, Status.FAILED, reason)
-    assert api.job(claim.job.id)["reason"] == reason
+    assert api.job(claim.job.id)["reason"] == reason | {"data": None}
 
 
 def test_cancelling_a_queued_job_ends_it_and_repeating_changes_nothing(api: Api) -> None:

@@ -20,7 +20,7 @@ def test_the_last_lines_are_asked_for(client: Client, yard: Any) -> None:
     yard.logs[job_id] = LOG
 
     assert list(client.logs(job_id, tail=2)) == LINES[-2:]
-    assert yard.requests[-1].query == {"tail": "2"}
+    assert yard.requests[-1].query == {"tail": "2", "rank": "0"}
 
 
 def test_a_followed_log_goes_on_until_the_job_has_ended(client: Client, yard: Any) -> None:

@@ -56,7 +56,7 @@ def test_the_digits_file_trains_as_a_job_to_what_it_trains_to_by_hand_bit_for_bi
     job = user.ended(job_id, deadline_seconds=120)
     assert job["status"] == "succeeded", job["reason"]
     types = user.event_types(job_id)
-    assert types[:4] == ["created", "claimed", "started", "first_step"]
+    assert types[:6] == ["created", "claimed", "started", "data_prepared", "data_set_up", "first_step"]
     assert types[-1] == "succeeded"
     assert types.count("checkpoint_saved") >= 3
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from models.callbacks import GradientNorm
 
 
-class Net(LightningModule):
+class Sloping(LightningModule):
     """Remembers the gradients of each step, before they are clipped and as the step is made with them."""
 
     def __init__(self, *, sparse: bool = False) -> None:
@@ -40,7 +40,7 @@ class Net(LightningModule):
         return float(torch.cat(gradients).norm()) if gradients else 0.0
 
 
-class ByHand(Net):
+class ByHand(Sloping):
     """An optimizer for each part, and clipping by hand."""
 
     def __init__(self) -> None:
@@ -94,13 +94,13 @@ def read(folder: Path, name: str) -> list[float]:
     ],
 )
 def test_it_is_that_of_all_gradients_before_they_are_clipped(tmp_path: Path, flags: dict[str, Any]) -> None:
-    module = Net()
+    module = Sloping()
     assert logged(tmp_path, module, "grad_norm", **flags) == pytest.approx(module.before)
     assert min(module.before) > 0.01
 
 
 def test_sparse_gradients_count_with_the_values_that_they_have(tmp_path: Path) -> None:
-    module = Net(sparse=True)
+    module = Sloping(sparse=True)
     assert logged(tmp_path, module, "grad_norm") == pytest.approx(module.before)
 
 
@@ -116,7 +116,7 @@ def test_it_changes_nothing_of_what_is_trained(tmp_path: Path) -> None:
     weights = []
     for callbacks in ([], [GradientNorm()]):
         torch.manual_seed(3)
-        module = Net()
+        module = Sloping()
         Trainer(max_epochs=2, barebones=True, accelerator="cpu", callbacks=callbacks).fit(module)
         weights.append(module.layer.weight.clone())
     assert torch.equal(*weights)

@@ -16,7 +16,7 @@ from workers.trainer.divergence import Diverged, NoLoss
 from workers.trainer.outcome import of_error
 
 
-class Net(LightningModule):
+class Diverging(LightningModule):
     """Eight batches an epoch; the loss of batch `bad` is `value`, or None."""
 
     def __init__(self, bad: int = -1, value: float | None = math.nan) -> None:
@@ -42,7 +42,7 @@ class Net(LightningModule):
         return DataLoader(TensorDataset(torch.ones(16, 4)), batch_size=2)
 
 
-class ByHand(Net):
+class ByHand(Diverging):
     """Two steps of two optimizers a batch."""
 
     def __init__(self, bad: int = -1, value: float | None = math.nan) -> None:
@@ -74,10 +74,10 @@ class PastLightning(ByHand):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize(
     ("make", "bad", "global_step", "batch"),
-    [(Net, 3, 3, 3), (Net, 11, 11, 3), (ByHand, 7, 7, 3), (PastLightning, 3, 0, 3)],
+    [(Diverging, 3, 3, 3), (Diverging, 11, 11, 3), (ByHand, 7, 7, 3), (PastLightning, 3, 0, 3)],
 )
 def test_it_is_named_at_its_step(
-    tmp_path: Path, make: Callable[..., Net], bad: int, global_step: int, batch: int, value: float
+    tmp_path: Path, make: Callable[..., Diverging], bad: int, global_step: int, batch: int, value: float
 ) -> None:
     module = make(bad, value)
     watched = Watched(tmp_path, stop_on_nan=True, max_epochs=3)
@@ -98,22 +98,22 @@ def test_it_is_named_at_its_step(
 
 def test_with_accumulation_it_is_named_at_its_batch(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"at step 1 \(epoch 0, batch 5\)"):
-        Watched(tmp_path, stop_on_nan=True, max_epochs=1, accumulate_grad_batches=4).fit(Net(5))
+        Watched(tmp_path, stop_on_nan=True, max_epochs=1, accumulate_grad_batches=4).fit(Diverging(5))
 
 
 def test_nobody_asked_it_trains_on(tmp_path: Path) -> None:
-    watched = Watched(tmp_path, max_epochs=1).fit(Net(3))
+    watched = Watched(tmp_path, max_epochs=1).fit(Diverging(3))
     assert watched.trainer.global_step == 8
 
 
 def test_a_batch_without_a_loss_is_skipped_as_lightning_does(tmp_path: Path) -> None:
-    watched = Watched(tmp_path, stop_on_nan=True, max_epochs=1).fit(Net(3, None))
+    watched = Watched(tmp_path, stop_on_nan=True, max_epochs=1).fit(Diverging(3, None))
     assert watched.trainer.state.finished
 
 
 @pytest.mark.parametrize("flags", [{"max_epochs": 5}, {"max_steps": 3}])
 def test_a_run_in_which_no_batch_has_a_loss_ends_after_its_first_epoch(tmp_path: Path, flags: dict[str, int]) -> None:
-    class Silent(Net):
+    class Silent(Diverging):
         def training_step(self, batch: Any, batch_idx: int) -> None:
             self.loss(batch)
 
@@ -124,7 +124,7 @@ def test_a_run_in_which_no_batch_has_a_loss_ends_after_its_first_epoch(tmp_path:
 
 
 def test_a_run_that_optimizes_nothing_needs_no_loss(tmp_path: Path) -> None:
-    class Counting(Net):
+    class Counting(Diverging):
         def training_step(self, batch: Any, batch_idx: int) -> None:
             self.loss(batch)
 
@@ -137,4 +137,4 @@ def test_a_run_that_optimizes_nothing_needs_no_loss(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only there the loss is computed ahead")
 def test_on_a_gpu_the_right_step_is_named_although_it_is_looked_at_later(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"NaN at step 5 \(epoch 0, batch 5\)"):
-        Watched(tmp_path, stop_on_nan=True, max_epochs=3, accelerator="gpu").fit(Net(5))
+        Watched(tmp_path, stop_on_nan=True, max_epochs=3, accelerator="gpu").fit(Diverging(5))

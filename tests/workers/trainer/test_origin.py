@@ -25,7 +25,7 @@ from workers.trainer.origin import (
 from workers.trainer.spool import Spool
 
 
-class Net(LightningModule):
+class Started(LightningModule):
     def __init__(self, width: int = 2, *, bias: bool = True) -> None:
         super().__init__()
         self.layer = nn.Linear(3, width, bias=bias)
@@ -84,8 +84,8 @@ def test_a_checkpoint_of_weights_alone_can_be_tested_but_not_gone_on_with(tmp_pa
 @pytest.mark.parametrize(
     ("theirs", "told"),
     [
-        (Net(bias=False), "not in the checkpoint: layer.bias."),
-        (Net(4), "of another shape: layer.weight ((4, 3) in the checkpoint, (2, 3) in the model), layer.bias"),
+        (Started(bias=False), "not in the checkpoint: layer.bias."),
+        (Started(4), "of another shape: layer.weight ((4, 3) in the checkpoint, (2, 3) in the model), layer.bias"),
         (
             nn.Sequential(nn.Linear(1, 1)),
             "not in the checkpoint: layer.bias, layer.weight; not in the model: 0.bias, 0.w",
@@ -94,16 +94,16 @@ def test_a_checkpoint_of_weights_alone_can_be_tested_but_not_gone_on_with(tmp_pa
 )
 def test_weights_that_do_not_fit_are_named(theirs: nn.Module, told: str) -> None:
     with pytest.raises(UnusableCheckpoint) as refused:
-        check_weights(theirs.state_dict(), Net())
+        check_weights(theirs.state_dict(), Started())
     assert told in str(refused.value)
 
 
 def test_a_module_that_is_not_strict_takes_what_fits() -> None:
-    loose = Net()
+    loose = Started()
     loose.strict_loading = False
-    check_weights(Net(bias=False).state_dict() | {"more": torch.zeros(1)}, loose)
+    check_weights(Started(bias=False).state_dict() | {"more": torch.zeros(1)}, loose)
     with pytest.raises(UnusableCheckpoint, match="another shape"):
-        check_weights(Net(4).state_dict(), loose)
+        check_weights(Started(4).state_dict(), loose)
 
 
 def test_a_checkpoints_values_stand_where_its_run_logged_those_of_the_moment() -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from workers.trainer.remedies import ignored_hooks, remedy
 
 
-class Net(LightningModule):
+class Outdated(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 1)
@@ -36,7 +36,7 @@ class Net(LightningModule):
     val_dataloader = test_dataloader = train_dataloader
 
 
-class ByHand(Net):
+class ByHand(Outdated):
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -49,7 +49,7 @@ class ByHand(Net):
 
 
 def raised(
-    base: type[Net] = Net, *, call: str = "fit", callback: Callback | None = None, flags: Any = None, **members: Any
+    base: type[Outdated] = Outdated, *, call: str = "fit", callback: Callback | None = None, flags: Any = None, **members: Any
 ) -> BaseException:
     """What a Trainer raises over a module of the user's that has these members."""
     module = type("Old", (base,), members)
@@ -61,16 +61,16 @@ def raised(
     return caught.value
 
 
-def two_optimizers(self: Net) -> Any:
+def two_optimizers(self: Outdated) -> Any:
     return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
 
 
-def scheduled(self: Net) -> Any:
+def scheduled(self: Outdated) -> Any:
     optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
     return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
 
 
-def step(body: Callable[[Net, Any], Any]) -> Any:
+def step(body: Callable[[Outdated, Any], Any]) -> Any:
     return lambda self, batch, batch_idx: body(self, batch)
 
 
@@ -108,7 +108,7 @@ def optimizer_step(
 
 
 def hparams(self: Any) -> None:
-    super(Net, self).__init__()
+    super(Outdated, self).__init__()
     self.hparams = {"lr": 0.1}
 
 
@@ -215,11 +215,11 @@ def test_a_hook_with_the_arguments_that_it_had_is_told_with_those_that_it_has(ho
 def test_an_error_of_the_users_own_has_none() -> None:
     assert remedy(ValueError("the user's own mistake")) is None
     assert remedy(TypeError("f() missing 1 required positional argument: 'x'")) is None
-    assert remedy(AttributeError("'Net' object has no attribute 'layers'")) is None
+    assert remedy(AttributeError("'Outdated' object has no attribute 'layers'")) is None
 
 
 def test_a_hook_that_nobody_calls_any_more_is_told_and_lightnings_own_are_not() -> None:
-    class Old(Net):
+    class Old(Outdated):
         def on_epoch_end(self) -> None:
             raise AssertionError("it was called")
 
