@@ -42,6 +42,9 @@ def interpolated(text: str) -> str:
     return re.sub(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}", value, text)
 
 
+of_production = pytest.mark.parametrize("stack", ["production"], indirect=True)
+
+
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load(interpolated((ROOT / "docker-compose.yml").read_text()))
@@ -212,12 +215,14 @@ def test_the_migration_runs_twice_and_makes_the_first_key(
         assert len(keys) == 1
 
 
+@of_production
 def test_the_images_run_what_the_stack_runs(stages: dict[str, dict[str, str]], stack: Stack) -> None:
     ran = {name: process.args for name, process in stack.processes.items()}
     assert command_of(stages["api"]["CMD"]) == ran["api"]
     assert command_of(stages["worker"]["CMD"]) == ran["worker-1"]
 
 
+@of_production
 def test_the_apis_health_check_passes_while_it_runs_and_fails_where_none_does(
     stages: dict[str, dict[str, str]], stack: Stack
 ) -> None:
@@ -227,6 +232,7 @@ def test_the_apis_health_check_passes_while_it_runs_and_fails_where_none_does(
     assert run(check, LIGHTYARD_PORT=str(free_port("127.0.0.1"))).returncode != 0
 
 
+@of_production
 def test_the_workers_health_check_passes_while_it_runs(stages: dict[str, dict[str, str]], stack: Stack) -> None:
     assert stack.processes["worker-1"].poll() is None
     checked = run(command_of(stages["worker"]["HEALTHCHECK"]))

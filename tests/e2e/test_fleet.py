@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.e2e.conftest import User
 from tests.stack import Stack
@@ -12,6 +13,7 @@ from tests.waiting import wait_until
 LIFE = ["created", "claimed", "started", "first_step", "succeeded"]
 
 
+@pytest.mark.parametrize("start_stack", ["production"], indirect=True)
 def test_fifty_jobs_at_once_run_exactly_once_each_on_two_workers(start_stack: Callable[..., Stack]) -> None:
     user = User(start_stack(workers=2))
     jobs = [user.submit(user.net()) for _ in range(50)]

@@ -49,7 +49,12 @@ class ByHand(Outdated):
 
 
 def raised(
-    base: type[Outdated] = Outdated, *, call: str = "fit", callback: Callback | None = None, flags: Any = None, **members: Any
+    base: type[Outdated] = Outdated,
+    *,
+    call: str = "fit",
+    callback: Callback | None = None,
+    flags: Any = None,
+    **members: Any,
 ) -> BaseException:
     """What a Trainer raises over a module of the user's that has these members."""
     module = type("Old", (base,), members)
