@@ -150,13 +150,14 @@ class Assembly:
         digest = worker.catalog_digest
         if digest is None:
             return frozenset()
-        if digest not in self._classes:
+        known = self._classes.get(digest)
+        if known is None:
             body = connection.execute(select(catalogs.c.body).where(catalogs.c.digest == digest)).scalar_one_or_none()
             entries = Catalog.from_json(body).entries if body is not None else ()
             if len(self._classes) >= CATALOGS_KEPT:
                 self._classes.clear()
-            self._classes[digest] = frozenset(entry.class_path for entry in entries)
-        return self._classes[digest]
+            known = self._classes[digest] = frozenset(entry.class_path for entry in entries)
+        return known
 
 
 def _machine(row: Row[Any], accelerator: str, taken: Collection[tuple[str, str]]) -> Machine:
@@ -164,7 +165,9 @@ def _machine(row: Row[Any], accelerator: str, taken: Collection[tuple[str, str]]
     everything = free_by_kind(row.devices)
     kind = kind_for(everything, accelerator)
     free = offered(free_by_kind(row.devices, busy), accelerator)
-    versions = tuple(row.versions.get(name) for name in SAME)
+    # Who is reached from its own machine only, goes with others that are: those are on the same one.
+    local = row.address == "::1" or row.address.startswith("127.")
+    versions = (*(row.versions.get(name) for name in SAME), "local" if local else None)
     return Machine(row.id, row.name, kind, free, everything.get(kind, []), versions)
 
 

@@ -19,7 +19,7 @@ from core.job import Job, as_job, read_job
 from core.jobs import moved
 from core.settings import BACKOFF_MAX_SECONDS
 from core.states import Phase, Seat, Status
-from core.tables import attempts, device_claims, jobs, members, projects, workers
+from core.tables import SEVERAL, attempts, device_claims, jobs, members, projects, workers
 
 CLAIM_PAGE = 50
 CLAIM_PAGES = 200
@@ -30,6 +30,8 @@ QUEUE_COLUMNS = (
     *(jobs.c.nodes, jobs.c.accelerator, jobs.c.devices),
 )
 CLAIMABLE_LOOK = 200
+APART_MAX = 50
+"""Needs of several machines that one claim finds it cannot have; then it looks at jobs of one machine only."""
 CLOCK_STEP_SECONDS = 2 * BACKOFF_MAX_SECONDS
 """No backoff is so long: a job that is to wait for longer was written before the clock was set back."""
 
@@ -171,18 +173,20 @@ class Claims:
             if not any(kinds.values()):
                 return False
             now = self._database.now(connection)
-            # Nobody rings when a backoff is over, or when another machine has room: such a job waits for no bell.
-            several = (jobs.c.attempt > 0) | (jobs.c.nodes > 1)
-            waited = available(now, older_than_seconds) | (available(now) & several)
-            query = select(*QUEUE_COLUMNS).where(self._waiting(connection, worker_id, kinds, now), waited)
-            apart: set[tuple[Any, ...]] = set()
-            for job in connection.execute(query.limit(CLAIMABLE_LOOK)).all():
-                classes = orjson.loads(job.classes)
-                if not fits(classes) or _needs(job) in apart:
-                    continue
-                if job.nodes == 1 or self._assembly.others(connection, job, classes, worker_id, now) is not None:
+            waiting = self._waiting(connection, worker_id, kinds, now)
+            # Nobody rings when a backoff is over: a job that was tried before has no bell to wait for.
+            waited = available(now, older_than_seconds) | (available(now) & (jobs.c.attempt > 0))
+            # Asked apart: those that wait for machines must not hide those that need none but this one.
+            alone = select(jobs.c.class_paths).where(waiting, waited, jobs.c.nodes == 1).limit(CLAIMABLE_LOOK)
+            if any(map(fits, connection.execute(alone).scalars())):
+                return True
+            # Nor does anybody ring when another machine has room.
+            wanted = (jobs.c.nodes, jobs.c.accelerator, jobs.c.devices, CLASSES.label("classes"))
+            several = select(*wanted).where(waiting, SEVERAL).distinct().limit(APART_MAX)
+            for needs in connection.execute(several).all():
+                classes = orjson.loads(needs.classes)
+                if fits(classes) and self._assembly.others(connection, needs, classes, worker_id, now) is not None:
                     return True
-                apart.add(_needs(job))
             return False
 
     def _waiting(self, connection: Connection, worker_id: str, kinds: Kinds, now: datetime) -> ColumnElement[bool]:
@@ -205,7 +209,8 @@ class Claims:
 
         It looks at the first job of each project, then at up to `CLAIM_PAGES` pages of `CLAIM_PAGE` jobs in all. What
         the devices cannot run, and what needs a list of classes that was refused before, is passed over in SQL and
-        does not count. So a worker overlooks a job only behind `CLAIM_PAGES` refusals, each with classes of its own.
+        does not count. So a worker overlooks a job only behind `CLAIM_PAGES` refusals, each with classes of its own,
+        and one of several machines behind `APART_MAX` others that cannot be had, each with needs of its own.
         """
         waiting = self._waiting(connection, worker_id, kinds, now)
         first = (
@@ -225,7 +230,8 @@ class Claims:
             for head in connection.execute(select(*QUEUE_COLUMNS).where(jobs.c.id.in_(filter(None, heads)))).all()
         ]
         for job in heapq.merge(*queues, key=lambda job: (-job.priority, running[job.project_id], job.id)):
-            if job.classes in refused or _needs(job) in apart:
+            full = job.nodes > 1 and len(apart) >= APART_MAX
+            if full or job.classes in refused or _needs(job) in apart:
                 continue
             classes = orjson.loads(job.classes)
             if not fits(classes):
@@ -277,6 +283,8 @@ def _queue(
 
 
 def _none_of(apart: Collection[tuple[Any, ...]]) -> ColumnElement[bool]:
+    if len(apart) >= APART_MAX:  # each costs a look at all workers, and SQLite takes no expression deeper than 1000
+        return jobs.c.nodes == 1
     of_one = [and_(*[column == value for column, value in zip(NEEDS, needs, strict=True)]) for needs in apart]
     return not_(or_(false(), *of_one))
 

@@ -45,7 +45,7 @@ class Gangs:
             try:
                 with self._database.write() as connection:
                     touch(connection, member.job_id, token=token)
-                    if _seat(connection, member, Seat.CALLED, state=Seat.JOINED):
+                    if _seat(connection, member, Seat.CALLED, state=Seat.JOINED, renewals=members.c.renewals + 1):
                         return _claim(connection, member, token), member
             except LeaseLost:  # over before it was heard of
                 continue

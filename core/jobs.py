@@ -12,7 +12,7 @@ from core.errors import Conflict, LeaseLost, NotFound, PreconditionFailed
 from core.ids import new_id
 from core.job import Job, NewJob, as_job, attempts_of, read_job
 from core.states import CheckpointKind, ReasonCode, Status, allowed_actions, sources
-from core.tables import checkpoints, job_labels, jobs
+from core.tables import DRY_RUNS, checkpoints, job_labels, jobs
 
 NEWEST_CHECKPOINT = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.id.desc())
 """By how far the run was, not by the clock, which may have been set back."""
@@ -133,7 +133,7 @@ class Jobs:
         """Up to `limit` dry runs, of whichever project, that ended so long ago."""
         with self._database.read() as connection:
             before = self._database.now(connection) - timedelta(hours=hours)
-            query = select(jobs).where(jobs.c.dry_run.is_(True), jobs.c.finished_at < before).limit(limit)
+            query = select(jobs).where(DRY_RUNS, jobs.c.finished_at < before).limit(limit)
             return [as_job(row) for row in connection.execute(query)]
 
     def versions(self, job_ids: Sequence[str]) -> dict[str, int]:

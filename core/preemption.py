@@ -33,7 +33,7 @@ class Preemption:
 
         Only jobs of lower priority are asked, the lowest and youngest first, and none where that would not be enough.
         A job has room made for it in one place at a time, and once it has waited so long that no worker has any. One of
-        several machines has room made on all of them, or on none.
+        several machines has room made on all of them, or on none, and only while devices are kept free for it.
         """
         with self._database.write() as connection:
             announced = connection.execute(
@@ -45,11 +45,14 @@ class Preemption:
             now = self._database.now(connection)
             waiting = (jobs.c.status == Status.QUEUED) & available(now, older_than_seconds) & runnable(kinds)
             waiting &= jobs.c.dry_run.is_(False)  # first in the queue, but no reason to stop a training
+            hold = self._assembly.hold(connection, now)
             first = select(jobs).where(waiting).order_by(jobs.c.priority.desc(), jobs.c.id).limit(LOOK)
             for row in connection.execute(first).all():
                 if not fits(row.class_paths):
                     continue
                 if row.nodes > 1:
+                    if hold is None or hold.job_id != row.id:
+                        continue  # what becomes free on one machine would go to others before the next has room
                     chosen = self._least_important_together(connection, worker_id, row, now)
                 else:
                     taken = _taken(connection, worker_id)

@@ -172,6 +172,9 @@ for _origin in ("start_checkpoint_id", "weights_checkpoint_id"):
 # The few that wait for several machines, which every claim asks for.
 SEVERAL = text("nodes > 1")
 Index("ix_jobs_gangs", jobs.c.status, jobs.c.priority.desc(), jobs.c.id, sqlite_where=SEVERAL, postgresql_where=SEVERAL)
+# And the dry runs, which are forgotten some time after their end.
+DRY_RUNS = text("dry_run")
+Index("ix_jobs_dry_runs", jobs.c.finished_at, sqlite_where=DRY_RUNS, postgresql_where=DRY_RUNS)
 
 job_labels = Table(
     "job_labels",

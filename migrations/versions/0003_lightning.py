@@ -9,6 +9,7 @@ branch_labels = None
 depends_on = None
 
 SEVERAL = sa.text("nodes > 1")
+DRY_RUNS = sa.text("dry_run")
 FILLED = {
     "nodes": sa.Column("nodes", sa.Integer(), nullable=False, server_default="1"),
     "stop_on_nan": sa.Column("stop_on_nan", sa.Boolean(), nullable=False, server_default=sa.false()),
@@ -33,6 +34,7 @@ def upgrade() -> None:
         # What fills the rows that were there is no default of the tables; SQLite cannot take it back in place.
         if op.get_bind().dialect.name == "postgresql":
             op.alter_column("jobs", name, server_default=None)
+    op.create_index("ix_jobs_dry_runs", "jobs", ["finished_at"], sqlite_where=DRY_RUNS, postgresql_where=DRY_RUNS)
     _add_origins()
     _add_several_machines()
 
@@ -117,5 +119,6 @@ def _remove_several_machines() -> None:
 def downgrade() -> None:
     _remove_several_machines()
     _remove_origins()
+    op.drop_index("ix_jobs_dry_runs", "jobs")
     for name in (*FILLED, "summary", "weights_checkpoint_id", "start_checkpoint_id"):
         op.drop_column("jobs", name)

@@ -20,7 +20,7 @@ from core.errors import LeaseLost
 from core.fleet import Fleet
 from core.gangs import Gangs, SeatLease
 from core.ids import new_id
-from core.job import Job
+from core.job import Job, NewJob
 from core.jobs import Jobs
 from core.preemption import Preemption
 from core.queue import Queue
@@ -281,9 +281,12 @@ def test_room_is_made_for_a_gang_on_all_its_machines_or_on_none(
     held = {job.id: claim(database, box) for job, box in zip(low, (first, second), strict=True)}
     equal = submit(nodes=2, priority=0)
     three = submit(nodes=3, priority=9)
-    preemption = Preemption(database)
+    preemption = Preemption(database, Assembly(15.0, 0.0, 3600.0))
     assert preemption.make_room(first, 0.0, lambda _: True) == []
     urgent = submit(nodes=2, priority=5)
+    assert Preemption(database, Assembly(15.0, 0.0, 0.0)).make_room(first, 0.0, lambda _: True) == [], (
+        "what becomes free would go to others, where nothing is kept for it"
+    )
     assert sorted(preemption.make_room(first, 0.0, lambda _: True)) == sorted(held)
     assert preemption.make_room(second, 0.0, lambda _: True) == [], "room is coming"
     for job_id, given in held.items():
@@ -300,6 +303,21 @@ def test_room_is_made_for_a_gang_on_all_its_machines_or_on_none(
     assert {equal.id, three.id, urgent.id} <= {
         job.id for job in Jobs(database).page(lone.project_id, statuses=["queued"])
     }
+
+
+def test_any_number_of_gangs_that_cannot_be_had_hide_no_job_of_one_machine(
+    database: Database, caller: Caller, submit: Submit, machine: Machine
+) -> None:
+    worker_id = machine("cpu:0")
+    new = NewJob({}, ["m.Net"], "auto", 1, max_seconds=60.0, max_attempts=3, priority=9)
+    with database.write() as connection:
+        for nodes in range(2, 1102):
+            Jobs(database).create(connection, caller.project_id, replace(new, nodes=nodes))
+    alone = submit()
+    assert Claims(database).claimable(worker_id, 0.0, lambda _: True)
+    led = claim(database, worker_id)
+    assert led is not None
+    assert led.job.id == alone.id
 
 
 def test_of_two_threads_that_hear_a_call_one_takes_the_seat(
