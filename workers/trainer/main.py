@@ -65,7 +65,7 @@ def _run(run: RunDir, order: Order, rank: int, spool: Spool) -> Outcome:
         from workers.trainer.allow import allow_only
         from workers.trainer.build import build
         from workers.trainer.control import ControlFile, Stopped
-        from workers.trainer.fabric import loop_class, run_loop
+        from workers.trainer.fabric.loop import loop_class, run_loop
         from workers.trainer.rendezvous import meet
     except BaseException as error:
         return Outcome("failed", "user_error", f"the trainer cannot start: {error!r}")

@@ -15,7 +15,7 @@ from core.settings import settings
 TRAINER_MODULES = (
     "workers.trainer.build",
     "workers.trainer.describe",
-    "workers.trainer.fabric",
+    "workers.trainer.fabric.loop",
     "workers.trainer.inventory",
     "workers.trainer.main",
     "workers.trainer.outcome",

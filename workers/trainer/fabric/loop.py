@@ -20,11 +20,11 @@ from torch import Tensor
 from workers.rundir import Order, Outcome, RunDir
 from workers.trainer.classes import is_loop
 from workers.trainer.divergence import Diverged
-from workers.trainer.loop_files import LoopCheckpointIO
-from workers.trainer.loop_logger import LoopLogger
-from workers.trainer.loop_recovery import LoopRecovery
-from workers.trainer.loop_report import LoopReporter
-from workers.trainer.loop_state import LoopState
+from workers.trainer.fabric.files import LoopCheckpointIO
+from workers.trainer.fabric.logger import LoopLogger
+from workers.trainer.fabric.recovery import LoopRecovery
+from workers.trainer.fabric.report import LoopReporter
+from workers.trainer.fabric.state import LoopState
 from workers.trainer.spool import ProgressFile, Spool
 from workers.trainer.whereabouts import Whereabouts
 

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 from workers.rundir import PLAIN, Order, RunDir
 from workers.trainer.boundary import Weights
 from workers.trainer.control import Agreement, ControlFile, Stopped
+from workers.trainer.fabric.files import DISK_FULL, NOT_LOADABLE, OWN, SAVED, LoopCheckpointIO
+from workers.trainer.fabric.state import LoopState
 from workers.trainer.files import MODEL_CHECKPOINT, RECOVERY, REQUESTED, STOP
-from workers.trainer.loop_files import DISK_FULL, NOT_LOADABLE, OWN, SAVED, LoopCheckpointIO
-from workers.trainer.loop_state import LoopState
 from workers.trainer.origin import OTHER_RANKS, OTHER_RUN
 from workers.trainer.ranks import first_says, gathered
 from workers.trainer.recovery import OTHER_SUMS

@@ -8,9 +8,9 @@ from typing import Any
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from workers.rundir import Order, RunDir
+from workers.trainer.fabric.logger import LoopLogger
+from workers.trainer.fabric.state import LoopState
 from workers.trainer.files import MANUAL, MODEL_CHECKPOINT, OutboxCheckpointIO
-from workers.trainer.loop_logger import LoopLogger
-from workers.trainer.loop_state import LoopState
 from workers.trainer.origin import Origin, UnusableCheckpoint, unsafe
 from workers.trainer.spool import Spool
 

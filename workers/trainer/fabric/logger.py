@@ -7,8 +7,8 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from workers.rundir import Order, RunDir
+from workers.trainer.fabric.state import LoopState
 from workers.trainer.logger import STEP_MAX, SpoolLogger
-from workers.trainer.loop_state import LoopState
 from workers.trainer.spool import Spool
 
 LATEST_MAX = 200

@@ -5,7 +5,7 @@ from typing import Any
 
 from workers.rundir import Order
 from workers.statements import OPTIMIZERS_MAX
-from workers.trainer.loop_state import LoopState
+from workers.trainer.fabric.state import LoopState
 from workers.trainer.spool import ProgressFile, Spool
 
 PHASES = {
