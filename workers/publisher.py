@@ -237,4 +237,8 @@ def discard(path: Path) -> None:
 def _media_type(name: str) -> str:
     if name.endswith((".yaml", ".yml")):
         return "application/yaml"  # RFC 9512, younger than Python's table
+    if name.endswith(".jsonl"):
+        return "application/jsonl"
+    if name.endswith(".pt"):  # to some machines' tables a font or a game's
+        return "application/octet-stream"
     return mimetypes.guess_type(name)[0] or "application/octet-stream"

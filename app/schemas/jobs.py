@@ -10,6 +10,7 @@ from app.schemas.resource import FaultOut, Number, Resource
 from core.events import Event
 from core.job import Attempt, Job
 from core.queue import Waiting
+from core.states import Status
 
 
 class ReasonData(TypedDict, total=False):
@@ -187,7 +188,7 @@ class JobOut(Resource):
             status=job.status.value,
             phase=job.phase,
             reason=ReasonOut(**job.reason) if job.reason else None,
-            progress=ProgressOut(**job.progress) if job.progress else None,
+            progress=_progress(job),
             attempt=job.attempt,
             attempts=[AttemptOut.of(attempt) for attempt in job.attempts_list],
             metrics=job.metrics,
@@ -211,6 +212,13 @@ class JobOut(Resource):
             checkpoint_requested_at=job.checkpoint_requested_at,
             waiting=WaitingOut(position=waiting.position, reason=waiting.reason) if waiting else None,
         )
+
+
+def _progress(job: Job) -> ProgressOut | None:
+    if job.progress is None:
+        return None
+    told = ProgressOut(**job.progress)
+    return told if job.status is Status.RUNNING else told.model_copy(update={"eta_seconds": None})
 
 
 class ValidationOut(Resource):

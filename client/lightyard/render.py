@@ -246,7 +246,7 @@ def class_details(entry: Mapping[str, Any]) -> Group:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table without lines, of text that does nothing but show."""
-    made = Table(*map(plain, columns), box=None, pad_edge=False, header_style="bold")
+    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
     return made

@@ -83,12 +83,14 @@ def _run(run: RunDir, order: Order, rank: int, spool: Spool) -> Outcome:
         if loop is not None:
             return run_loop(loop, order, run, spool)
         made = build(order, run, spool)
-        with profiles.kept(made.trainer), trials.told(made.trainer):
-            subcommands.run(made, order)
-            if order.dry_run and order.subcommand == "fit":
-                trials.go_on(made.trainer, made.module, made.data)
-        if rank == 0:
-            _leave_config(run, made)
+        try:
+            with profiles.kept(made.trainer), trials.told(made.trainer):
+                subcommands.run(made, order)
+                if order.dry_run and order.subcommand == "fit":
+                    trials.go_on(made.trainer, made.module, made.data)
+        finally:  # of a run that failed one wants it most
+            if rank == 0:
+                _leave_config(run, made)
         del store
         return outcomes.of_success(made.trainer)
     except Stopped:

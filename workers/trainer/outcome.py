@@ -1,6 +1,7 @@
 """From how a run ended to the reason that its job shows."""
 
 import errno
+import math
 import re
 import traceback
 from collections.abc import Iterator
@@ -101,7 +102,8 @@ def _early_stopped(trainer: Trainer, callback: EarlyStopping) -> Outcome:
         EarlyStoppingReason.DIVERGENCE_THRESHOLD: f"past divergence_threshold {callback.divergence_threshold}",
         EarlyStoppingReason.NON_FINITE_METRIC: "not finite (check_finite)",
     }[callback.stopping_reason]
-    message = f"stopped after epoch {epoch}: {monitor} is {score:.6g}, its best was {best:.6g}; {because}"
+    was = f"its best was {best:.6g}" if math.isfinite(best) else "it never had a best"
+    message = f"stopped after epoch {epoch}: {monitor} is {score:.6g}, {was}; {because}"
     return Outcome("succeeded", "early_stopped", message, None, data)
 
 

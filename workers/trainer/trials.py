@@ -43,6 +43,9 @@ class Trials(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A validation, inside of training or alone."""
+        if "training" in self._phases:  # whose batches are through: an error in what follows is none of training
+            self._leave(trainer, "training")
+            self._began["training"] = time.monotonic()
         self._enter("validating")
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -14,10 +14,13 @@ ENDS = {"succeeded": ExitCode.OK, "cancelled": ExitCode.JOB_CANCELLED}
 
 def try_out(client: Client, screen: Screen, source: Source, overrides: Overrides, key: str) -> ExitCode:
     """Have the service try a job, and tell what it found."""
+    told: set[str] = set()
 
     def tell(found: DryRun) -> None:
-        if found.waiting is not None:
+        if found.waiting is not None and found.waiting not in told:
+            told.add(found.waiting)
             screen.note(f"{found.job_id} waits: {plain(found.waiting)}")
+            screen.note(f"Ctrl-C leaves it to wait; lightyard cancel {found.job_id} ends it")
 
     found = client.dry_run(source, overrides=overrides, idempotency_key=key, on_wait=tell)
     if screen.as_json:

@@ -84,6 +84,9 @@ def test_a_mistake_in_validation_is_found_before_training(pupil: User) -> None:
     assert (job["status"], job["reason"]["code"]) == ("failed", "user_error")
     assert job["reason"]["message"].startswith("in the sanity check of the validation, before training: RuntimeError")
     assert job["reason"]["data"]["stage"] == "sanity_checking"
+    assert job["progress"] is None or job["progress"]["eta_seconds"] is None
+    left = [one["name"] for one in pupil.client.get(f"/v1/jobs/{job['id']}/artifacts").json()["data"]]
+    assert left == ["config.yaml"]
     assert "validation_step" in job["reason"]["traceback"]
     assert "first_step" not in pupil.event_types(job["id"])
 

@@ -126,14 +126,17 @@ def run_loop(loop_of: type, order: Order, run: RunDir, spool: Spool) -> Outcome:
         plugins=[files, LightningEnvironment()],
     )
     began = time.monotonic()
-    with suppress(Tried):
-        fabric.launch(partial(_run, loop=loop, order=order, run=run, files=files, recovery=recovery))
+    try:
+        with suppress(Tried):
+            fabric.launch(partial(_run, loop=loop, order=order, run=run, files=files, recovery=recovery))
+    finally:
+        if fabric.is_global_zero:
+            _leave_config(parser, config, run)
     if order.dry_run and fabric.is_global_zero:
         phase = {"phase": "training", "batches": state.batches, "seconds": round(time.monotonic() - began, 3)}
         spool.event("tried", phases=[phase | {"metrics": dict(logger.latest)}], warnings=[ONE_BATCH])
     if fabric.is_global_zero:
         files.tell_removed()
-        _leave_config(parser, config, run)
     return Outcome("succeeded")
 
 
