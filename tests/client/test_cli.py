@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,15 @@ def test_ctrl_c_detaches_and_the_job_goes_on(yard: Any) -> None:
     }
     command = [sys.executable, "-c", "from lightyard.cli import main; main()", "watch", job_id]
 
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that were started in the background of a shell are given it ignored, and hand that on.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert process.stdout.readline().startswith(job_id)
     process.send_signal(signal.SIGINT)

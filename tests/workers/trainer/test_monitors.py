@@ -8,12 +8,12 @@ import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-from tests.workers.trainer.test_divergence import Net
+from tests.workers.trainer.test_divergence import Diverging
 from tests.workers.trainer.watched import Watched
 from workers.trainer.outcome import of_error, of_success
 
 
-class Logging(Net):
+class Logging(Diverging):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = self.loss(batch)
         self.log("train_loss", loss, on_step=True, on_epoch=True)

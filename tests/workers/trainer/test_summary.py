@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader
 
-from tests.workers.trainer.test_divergence import ByHand, Net
+from tests.workers.trainer.test_divergence import ByHand, Diverging
 from tests.workers.trainer.watched import Watched
 from workers.progress import Speedometer
 from workers.statements import read_summary
@@ -24,7 +24,7 @@ class Colour(Enum):
     RED = 1
 
 
-class Kept(Net):
+class Kept(Diverging):
     """Keeps hyperparameters of all kinds."""
 
     def __init__(self, **kept: Any) -> None:
@@ -53,7 +53,7 @@ def summary(watched: Watched) -> dict[str, Any]:
 def test_the_steps_that_are_estimated_are_those_that_are_made(tmp_path: Path, flags: dict[str, Any]) -> None:
     schedule = flags.pop("schedule", None)
     callbacks = [] if schedule is None else [GradientAccumulationScheduler(dict(schedule))]
-    watched = Watched(tmp_path, *callbacks, **flags).fit(Net())
+    watched = Watched(tmp_path, *callbacks, **flags).fit(Diverging())
     assert summary(watched)["estimated_steps"] == watched.trainer.global_step
     progress = watched.run.read_progress()
     assert progress is not None
@@ -107,7 +107,7 @@ def test_a_loader_without_a_batch_size_has_none(tmp_path: Path) -> None:
         def __iter__(self) -> Any:
             return iter([[torch.ones(2, 4)]] * 3)
 
-    class Alone(Net):
+    class Alone(Diverging):
         def train_dataloader(self) -> Any:
             return Batches()
 
@@ -147,7 +147,7 @@ def test_hyperparameters_are_told_as_json_has_them_and_within_bounds(tmp_path: P
 
 
 def test_it_costs_about_a_millisecond(tmp_path: Path) -> None:
-    module = Net()
+    module = Diverging()
     module.many = nn.ModuleList(nn.Linear(2, 2) for _ in range(300))
     watched = Watched(tmp_path, max_epochs=1).fit(module)
     watched.trainer.training = True
@@ -161,11 +161,11 @@ def test_it_costs_about_a_millisecond(tmp_path: Path) -> None:
 
 def test_a_resumed_run_tells_where_it_is_before_its_next_batch(tmp_path: Path) -> None:
     before = Watched(tmp_path / "before", max_epochs=2)
-    before.fit(Net())
+    before.fit(Diverging())
     before.trainer.save_checkpoint(tmp_path / "epoch.ckpt")
     told = []
 
-    class Looking(Net):
+    class Looking(Diverging):
         def on_train_start(self) -> None:
             progress = watched.run.read_progress()
             assert progress is not None
