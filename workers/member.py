@@ -4,7 +4,6 @@ It brings what the run starts from, starts its ranks, keeps its seat, and ends w
 it ships is their log, and how they ended; all else, and what becomes of the job, is the first machine's affair.
 """
 
-import os
 import threading
 import time
 from functools import partial
@@ -23,25 +22,17 @@ from core.job import Member as Seated
 from core.settings import Settings
 from core.states import ReasonCode
 from core.storage import Store
-from workers.disk import used_bytes
-from workers.forkserver import Fork, wait_any
 from workers.lease import Lease
-from workers.memory import machine_bytes, memory_bytes
 from workers.orders import order_for
 from workers.rank_logs import RankLogs, Ranks
 from workers.resume import OriginLost, Resume
-from workers.rundir import Outcome, RunDir, write_whole
-from workers.verdict import Ended, Witness
+from workers.rundir import Order, Outcome, RunDir, write_whole
+from workers.trainers import TICK_SECONDS, CannotStart, Trainers
+from workers.verdict import Ended
 
-TICK_SECONDS = 0.2
-DISK_SECONDS = 5.0
 LOG_EVERY_SECONDS = 1.0
 
 log = structlog.get_logger()
-
-
-class CannotJoin(Exception):
-    """The worker cannot take part just now, through no fault of the job's."""
 
 
 class Member:
@@ -72,13 +63,10 @@ class Member:
         lease = SeatLease(database, seat)
         self._lease = Lease(lease, claim, config.lease_seconds, shutting_down, config.stop_grace_seconds)
         self._logs = self._rank_logs(shipped=False)
-        self._forks: list[Fork] = []
-        self._codes: list[int | None] = []
-        self._held: int | None = None
+        self._trainers = Trainers(self._run, config, self._lease)
         self._settled = False
         self._logged_at = 0.0
         self._leave_by = float("inf")
-        self._witness = Witness(self._run, self._forks, self._memory_max())
         self._log = log.bind(job_id=claim.job.id, attempt=claim.attempt, node=claim.node_rank)
 
     def run(self) -> bool:
@@ -91,7 +79,7 @@ class Member:
             self._log.warning("attempt_abandoned", detail=str(lost))
         except OriginLost as failure:
             self._say(self._told(Outcome("failed", ReasonCode.CHECKPOINT_LOST, str(failure))))
-        except CannotJoin as failure:
+        except CannotStart as failure:
             self._say(self._lost(str(failure), costs=False))
             return self._shutting_down.is_set()
         except Exception as error:
@@ -104,7 +92,7 @@ class Member:
 
     def adopt(self, held: int) -> None:
         """End the seat of a member whose worker died; `held` is the lock of its run directory."""
-        self._held = held
+        self._trainers.adopt(held)
         self._lease.start()
         self._logs = self._rank_logs(shipped=True)
         try:
@@ -115,69 +103,47 @@ class Member:
             self._leave()
 
     def _start(self) -> None:
-        claim = self._claim
         place = self._meeting_place()
-        try:
-            self._held = self._run.hold()
-            if self._held is None:
-                raise CannotJoin("its run directory is held by another supervisor")
-            self._run.empty()
-            brought = Resume(self._database, self._store, claim, self._run, self._lease).bring()
-            self._run.create(order_for(claim, self._config, self._threads, brought, self._address))
-            write_whole(self._run.rendezvous, place)
-        except OSError as error:
-            raise CannotJoin(f"its run directory cannot be made: {error}") from error
-        try:
-            for rank in range(len(claim.devices)):
-                self._forks.append(Fork("workers.trainer.main", "train", str(self._run.path), rank))
-        except (OSError, EOFError) as error:
-            raise CannotJoin(f"the fork server gave no process: {error!r}") from error
-        self._log.info("joined", pid=self._forks[0].pid, devices=claim.devices)
+        self._trainers.prepare(partial(self._order, place))
+        pid = self._trainers.start(len(self._claim.devices))
+        self._log.info("joined", pid=pid, devices=self._claim.devices)
+
+    def _order(self, place: tuple[str, int]) -> Order:
+        brought = Resume(self._database, self._store, self._claim, self._run, self._lease).bring()
+        write_whole(self._run.rendezvous, place)
+        return order_for(self._claim, self._config, self._threads, brought, self._address)
 
     def _meeting_place(self) -> tuple[str, int]:
         """Where the ranks meet, once the first machine says so; by then it has said what they start from, too."""
         while (place := self._lease.orders.rendezvous) is None:
             if self._lease.orders.dismissed:
-                raise CannotJoin("the attempt was over before it began")
+                raise CannotStart("the attempt was over before it began")
             if self._shutting_down.is_set():
-                raise CannotJoin("its worker is shutting down")
+                raise CannotStart("its worker is shutting down")
             self._lease.pause(TICK_SECONDS / 4)
         host, _, port = place.rpartition(":")
         return host, int(port)
 
     def _watch(self) -> Ended:
-        config = self._config
-        started = measured = time.monotonic()
-        while True:
-            wait_any(self._forks, TICK_SECONDS)
+        while not self._trainers.have_ended():
             now = time.monotonic()
-            codes = [fork.exit_code for fork in self._forks]
-            if None not in codes or any(code not in (None, 0) for code in codes):
-                self._codes = codes
-                return Ended.EXITED
             if self._lease.lost.is_set():
                 return Ended.LOST
             if self._lease.orders.dismissed:
                 return Ended.DISMISSED
-            if now - started > config.start_timeout_seconds and not self._run.has_spoken():
-                return Ended.NEVER_STARTED
-            memory_max = self._memory_max()
-            if memory_bytes([fork.pid for fork in self._forks], memory_max) > memory_max:
-                return Ended.OUT_OF_MEMORY
-            if config.run_max_bytes and now - measured > DISK_SECONDS:
-                measured = now
-                if used_bytes(self._run.path, config.run_max_bytes) > config.run_max_bytes:
-                    return Ended.OUT_OF_DISK
+            if (exceeded := self._trainers.exceed()) is not None:
+                return exceeded
             if self._shutting_down.is_set() and self._leave_by == float("inf"):
-                self._leave_by = now + config.stop_grace_seconds
+                self._leave_by = now + self._config.stop_grace_seconds
                 self._lease.insist(partial(self._gangs.leave, self._seat, self._claim.token))
             if now > self._leave_by:
                 return Ended.KILLED_BY_REQUEST
             if now - self._logged_at > LOG_EVERY_SECONDS:
                 self._ship_log()
+        return Ended.EXITED
 
     def _end(self, ended: Ended) -> None:
-        self._kill()
+        self._trainers.kill()
         if ended is Ended.LOST or self._lease.lost.is_set():
             raise LeaseLost("the attempt is over")
         while self._lease.insist(partial(self._logs.ship, self._may)):
@@ -188,11 +154,6 @@ class Member:
 
     def _verdict(self, ended: Ended) -> dict[str, Any]:
         """How it ended, for the first machine to judge by."""
-        if ended is Ended.OUT_OF_MEMORY:
-            return self._told(self._witness.out_of_memory())
-        if ended is Ended.OUT_OF_DISK:
-            message = f"its run directory took more than LIGHTYARD_RUN_MAX_BYTES ({self._config.run_max_bytes} bytes)"
-            return self._told(Outcome("failed", ReasonCode.OUT_OF_DISK, message))
         if ended is Ended.NEVER_STARTED:
             return self._lost(f"no sign of life within {self._config.start_timeout_seconds:g} s of its start")
         if ended is Ended.KILLED_BY_REQUEST:
@@ -200,7 +161,7 @@ class Member:
         said = self._run.read_outcome()
         if ended is Ended.DISMISSED and (said is None or said.status != "failed"):
             return self._told(Outcome("followed"))
-        outcome = self._witness.outcome(self._codes)
+        outcome = self._trainers.outcome(ended)
         if outcome is not None:
             return self._told(outcome)
         if said is not None and said.status == "lost":
@@ -219,7 +180,7 @@ class Member:
         return self._told(Outcome("lost", code, message)) | {"costs": costs and not leaves}
 
     def _say(self, end: dict[str, Any]) -> None:
-        self._kill()
+        self._trainers.kill()
         try:
             self._lease.insist(partial(self._gangs.end, self._seat, self._claim.token, end))
         except LeaseLost as lost:
@@ -244,23 +205,8 @@ class Member:
         limit = self._config.log_max_bytes
         return RankLogs(self._database, claim.job.id, claim.attempt, self._run, ranks, limit, shipped=shipped)
 
-    def _memory_max(self) -> int:
-        return self._lease.orders.max_memory_bytes or self._config.job_max_memory_bytes or int(machine_bytes() * 0.9)
-
-    def _kill(self) -> None:
-        for fork in self._forks:
-            fork.kill()
-        for fork in self._forks:
-            fork.wait(5.0)
-
     def _leave(self) -> None:
         """Leave nothing behind but the run directory, which says whether what is in it has been handed over."""
-        self._kill()
+        self._trainers.kill()
         self._lease.stop()
-        try:
-            if self._settled:
-                self._run.ended.touch()
-        except OSError as error:
-            self._log.warning("run_directory_not_marked", error=str(error))
-        if self._held is not None:
-            os.close(self._held)
+        self._trainers.leave(settled=self._settled)

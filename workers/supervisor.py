@@ -1,7 +1,6 @@
 """The supervisor of one attempt: starts its trainer, watches it, obeys its callers, and says how it ended."""
 
 import contextlib
-import os
 import threading
 import time
 from functools import partial
@@ -17,24 +16,15 @@ from core.settings import Settings
 from core.states import ReasonCode, Status
 from core.storage import Store
 from workers.company import Company
-from workers.disk import used_bytes
-from workers.forkserver import Fork, wait_any
 from workers.lease import Lease
-from workers.memory import machine_bytes, memory_bytes
 from workers.orders import order_for
 from workers.resume import OriginLost, Resume
-from workers.rundir import Control, Outcome, RunDir
+from workers.rundir import Control, Order, Outcome, RunDir
 from workers.ship import Shipper
-from workers.verdict import Ended, Witness
-
-TICK_SECONDS = 0.2
-DISK_SECONDS = 5.0
+from workers.trainers import CannotStart, Trainers
+from workers.verdict import Ended
 
 log = structlog.get_logger()
-
-
-class CannotStart(Exception):
-    """The worker cannot start a trainer just now, through no fault of the job's."""
 
 
 class Supervisor:
@@ -62,13 +52,9 @@ class Supervisor:
         self._lease = Lease(self._attempts, claim, config.lease_seconds, shutting_down, config.stop_grace_seconds)
         self._shipper = Shipper(database, store, config, claim, self._run, self._lease.lost)
         self._company = Company(database, claim, self._run, self._lease, address)
-        self._forks: list[Fork] = []
-        self._held: int | None = None
+        self._trainers = Trainers(self._run, config, self._lease)
         self._settled = False
-        self._codes: list[int | None] = []
-        """The exit codes of the ranks when the first had ended, before the others were killed."""
         self._asked = Control(saves=claim.job.checkpoint_requests)
-        self._witness = Witness(self._run, self._forks, self._memory_max())
         self._log = log.bind(job_id=claim.job.id, attempt=claim.attempt)
 
     def run(self) -> bool:
@@ -97,7 +83,7 @@ class Supervisor:
 
         What its trainer wrote is shipped; if it had come to its end by then, that counts. Raises `SQLAlchemyError`.
         """
-        self._held = held
+        self._trainers.adopt(held)
         claim = self._claim
         self._lease.start()
         try:
@@ -120,37 +106,21 @@ class Supervisor:
 
     def _start(self) -> None:
         claim = self._claim
-        try:
-            self._held = self._run.hold()
-            if self._held is None:
-                raise CannotStart("its run directory is held by another supervisor")
-            self._run.empty()
-            brought = Resume(self._database, self._store, claim, self._run, self._lease).bring()
-            self._run.create(order_for(claim, self._config, self._threads, brought, self._address))
-        except OSError as error:
-            raise CannotStart(f"its run directory cannot be made: {error}") from error
-        try:
-            for rank in range(len(claim.devices)):
-                self._forks.append(Fork("workers.trainer.main", "train", str(self._run.path), rank))
-        except (OSError, EOFError) as error:
-            raise CannotStart(f"the fork server gave no process: {error!r}") from error
-        pid = self._forks[0].pid
+        self._trainers.prepare(self._order)
+        pid = self._trainers.start(len(claim.devices))
         self._log.info("started", pid=pid, devices=claim.devices)
         tell = partial(self._attempts.tell, claim.job.id, claim.token, "started", attempt=claim.attempt, pid=pid)
         self._lease.insist(tell)
         self._shipper.start()
 
+    def _order(self) -> Order:
+        brought = Resume(self._database, self._store, self._claim, self._run, self._lease).bring()
+        return order_for(self._claim, self._config, self._threads, brought, self._address)
+
     def _watch(self) -> Ended:
-        claim, config = self._claim, self._config
-        started = measured = time.monotonic()
         stop_by = float("inf")
-        while True:
-            wait_any(self._forks, TICK_SECONDS)
+        while not self._trainers.have_ended():
             now = time.monotonic()
-            codes = [fork.exit_code for fork in self._forks]
-            if None not in codes or any(code not in (None, 0) for code in codes):
-                self._codes = codes
-                return Ended.EXITED
             if self._lease.lost.is_set():
                 return Ended.LOST
             self._company.meet()
@@ -159,23 +129,17 @@ class Supervisor:
             orders = self._lease.orders
             if orders.force or now > stop_by:
                 return Ended.KILLED_BY_REQUEST
-            if now - started > max(1.0, orders.max_seconds - claim.job.seconds_spent):
+            if self._trainers.seconds > max(1.0, orders.max_seconds - self._claim.job.seconds_spent):
                 return Ended.TIMEOUT
-            if now - started > config.start_timeout_seconds and not self._run.has_spoken():
-                return Ended.NEVER_STARTED
-            memory_max = self._memory_max()
-            if memory_bytes([fork.pid for fork in self._forks], memory_max) > memory_max:
-                return Ended.OUT_OF_MEMORY
-            if config.run_max_bytes and now - measured > DISK_SECONDS:
-                measured = now
-                if used_bytes(self._run.path, config.run_max_bytes) > config.run_max_bytes:
-                    return Ended.OUT_OF_DISK
+            if (exceeded := self._trainers.exceed()) is not None:
+                return exceeded
             control = Control(orders.stop or self._shutting_down.is_set(), orders.saves)
             self._ask(control)
             if not control.stop and not self._asked.stop:
                 stop_by = float("inf")
             elif stop_by == float("inf"):
-                stop_by = now + config.stop_grace_seconds
+                stop_by = now + self._config.stop_grace_seconds
+        return Ended.EXITED
 
     def _ask(self, control: Control) -> None:
         """Hand on what is asked of the trainer; one that is to stop does nothing else any more."""
@@ -189,8 +153,8 @@ class Supervisor:
         self._asked = control
 
     def _end(self, ended: Ended) -> None:
-        self._kill()
-        if ended is not Ended.EXITED or any(self._codes) or not self._codes:
+        self._trainers.kill()
+        if ended is not Ended.EXITED or any(self._trainers.codes) or not self._trainers.codes:
             self._company.dismiss()
         shipped = self._shipper.finish(self._shutting_down, lambda: self._lease.orders.force)
         self._company.wait(self._config.stop_grace_seconds)
@@ -233,13 +197,11 @@ class Supervisor:
         if ended is Ended.TIMEOUT:
             message = f"it ran for longer than limits.max_seconds ({self._lease.orders.max_seconds:g} s)"
             return Outcome("failed", ReasonCode.TIMEOUT, message)
-        if ended is Ended.OUT_OF_DISK:
-            message = f"its run directory took more than LIGHTYARD_RUN_MAX_BYTES ({self._config.run_max_bytes} bytes)"
-            return Outcome("failed", ReasonCode.OUT_OF_DISK, message)
-        if ended is Ended.OUT_OF_MEMORY:
-            return self._witness.out_of_memory()
-        outcome = self._company.outcome(self._witness.outcome(self._codes))
-        if outcome is not None and outcome.status == "stopped" and self._forks and not self._asked.stop:
+        outcome = self._trainers.outcome(ended)
+        if ended in (Ended.OUT_OF_DISK, Ended.OUT_OF_MEMORY):
+            return outcome
+        outcome = self._company.outcome(outcome)
+        if outcome is not None and outcome.status == "stopped" and self._trainers.were_started and not self._asked.stop:
             return Outcome(
                 "failed", ReasonCode.USER_ERROR, "the run says that it was stopped, which nobody asked it to"
             )
@@ -279,11 +241,8 @@ class Supervisor:
             return ": a worker that takes part in it is shutting down"
         return ": the worker is shutting down" if self._shutting_down.is_set() else ", which was taken back meanwhile"
 
-    def _memory_max(self) -> int:
-        return self._lease.orders.max_memory_bytes or self._config.job_max_memory_bytes or int(machine_bytes() * 0.9)
-
     def _give_back(self, message: str, *, costs: bool = True) -> None:
-        self._kill()
+        self._trainers.kill()
         try:
             self._lose(ReasonCode.WORKER_LOST, message, costs=costs)
         except LeaseLost as lost:
@@ -305,21 +264,9 @@ class Supervisor:
         self._lease.insist(partial(self._attempts.lose, job_id, token, code, message, retry, costs=costs))
         self._log.warning("attempt_lost", code=code, detail=message)
 
-    def _kill(self) -> None:
-        for fork in self._forks:
-            fork.kill()
-        for fork in self._forks:
-            fork.wait(5.0)
-
     def _leave(self) -> None:
         """Leave nothing behind but the run directory, which says whether what is in it has been handed over."""
-        self._kill()
+        self._trainers.kill()
         self._lease.stop()
         self._shipper.abandon()
-        try:
-            if self._settled:
-                self._run.ended.touch()
-        except OSError as error:
-            self._log.warning("run_directory_not_marked", error=str(error))
-        if self._held is not None:
-            os.close(self._held)
+        self._trainers.leave(settled=self._settled)
