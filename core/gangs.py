@@ -9,12 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from core.attempts import Attempts, Orders, orders_of
+from core.attempts import Attempts
 from core.claims import Claim
 from core.database import Database
 from core.errors import LeaseLost
 from core.job import Member, members_of, read_job
 from core.jobs import touch
+from core.orders import Orders, orders_of
 from core.states import Seat
 from core.tables import attempts, members
 

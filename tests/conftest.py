@@ -20,6 +20,21 @@ TEST_BROKER_URL = os.environ.get("LIGHTYARD_TEST_BROKER_URL", "")
 """A Redis database to use instead of one of our own; it is FLUSHED again and again."""
 
 
+LONGEST_FIRST = ("e2e", "embedded", "faults", "workers", "models")
+"""Folders whose files take long, for they start processes and wait for them: dealt out last, one would keep all waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files are dealt out to the test processes in the order of their tests."""
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(here).parts[0]
+        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> None:
     """A developer's own LIGHTYARD_* variables decide nothing in a test, nor in the processes it starts."""

@@ -8,10 +8,11 @@ from typing import Protocol, TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.attempts import RENEWALS_PER_LEASE, Orders
+from core.attempts import RENEWALS_PER_LEASE
 from core.claims import Claim
 from core.database import is_outage
 from core.errors import LeaseLost
+from core.orders import Orders
 
 LOOK_SECONDS = 0.25
 DATABASE_RETRY_SECONDS = 1.0

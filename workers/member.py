@@ -23,7 +23,7 @@ from core.settings import Settings
 from core.states import ReasonCode
 from core.storage import Store
 from workers.lease import Lease
-from workers.orders import order_for
+from workers.order import order_for
 from workers.rank_logs import RankLogs, Ranks
 from workers.resume import OriginLost, Resume
 from workers.rundir import Order, Outcome, RunDir, write_whole

@@ -17,7 +17,7 @@ from core.states import ReasonCode, Status
 from core.storage import Store
 from workers.company import Company
 from workers.lease import Lease
-from workers.orders import order_for
+from workers.order import order_for
 from workers.resume import OriginLost, Resume
 from workers.rundir import Control, Order, Outcome, RunDir
 from workers.ship import Shipper

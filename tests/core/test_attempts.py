@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from core.attempts import Attempts, Orders, Retry
+from core.attempts import Attempts, Retry
 from core.checkpoints import Checkpoint, Checkpoints
 from core.claims import Claim
 from core.database import Database
@@ -14,6 +14,7 @@ from core.events import Events
 from core.ids import new_id
 from core.job import Job
 from core.jobs import Jobs
+from core.orders import Orders
 from core.security import Caller
 from core.states import CheckpointKind, ReasonCode, Status
 from core.tables import attempts

@@ -1,16 +1,15 @@
 """Servers that go away or stand still, and lines to them that are cut or stalled."""
 
-import contextlib
 import random
 import sqlite3
 
 from redis.exceptions import RedisError
 
 from tests.faults.faults import Fault, Ground, Hit, NotNow
-from tests.faults.kills import jobs_of, resume
+from tests.faults.kills import freeze, jobs_of, resume
 from tests.faults.network import State
 from tests.faults.schedule import Draw
-from tests.faults.world import GONE, WORKERS
+from tests.faults.world import WORKERS
 
 
 class BrokerKill(Fault):
@@ -90,9 +89,7 @@ class _Freeze(Fault):
         if not family:
             raise NotNow(f"there is no {self.server} up")
         hit = Hit(self.server, jobs, state={"family": family})
-        for process in family:
-            with contextlib.suppress(*GONE):
-                process.suspend()
+        freeze(family)
         return hit
 
     def heal(self, ground: Ground, hit: Hit) -> None:

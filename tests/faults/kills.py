@@ -169,9 +169,7 @@ class WorkerFreeze(Fault):
         worker = self.pick([name for name in WORKERS if world.up(name)], "no worker up")
         jobs, family = jobs_of(world.trainers(worker)), world.family(worker)
         hit = Hit(worker, jobs, frozenset({worker}), {"family": family})
-        for process in family:
-            with contextlib.suppress(*GONE):
-                process.suspend()
+        freeze(family)
         return hit
 
     def heal(self, ground: Ground, hit: Hit) -> None:
@@ -188,8 +186,7 @@ class TrainerFreeze(Fault):
         trainer = self.pick(ground.world.trainers(), "no trainer")
         what = f"trainer of {trainer.job_id} on {trainer.worker}"
         hit = Hit(what, frozenset({trainer.job_id}), state={"family": [trainer.process]})
-        with contextlib.suppress(*GONE):
-            trainer.process.suspend()
+        freeze(hit.state["family"])
         return hit
 
     def heal(self, ground: Ground, hit: Hit) -> None:
@@ -214,6 +211,13 @@ def begun(pid: int) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return "-m" not in psutil.Process(pid).cmdline()
     return False
+
+
+def freeze(family: list[psutil.Process]) -> None:
+    """Stop processes, as far as they live."""
+    for process in family:
+        with contextlib.suppress(*GONE):
+            process.suspend()
 
 
 def resume(family: list[psutil.Process]) -> None:

@@ -76,6 +76,13 @@ _IGNORED = {
 """Hooks of older versions that 2.6 passes over without a word, and what takes their place."""
 
 
+def _instead(names: Mapping[str, str], owner: str = "") -> Callable[[re.Match[str]], str | None]:
+    """The advice for the first group of a pattern, where it is one of the names that are gone."""
+    return lambda found: (
+        f"Lightning 2.6 has {names[found[1]]} instead of `{owner}{found[1]}`." if found[1] in names else None
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Remedy:
     pattern: re.Pattern[str]
@@ -151,27 +158,15 @@ _REMEDIES = (
     ),
     _Remedy(
         re.compile(r"log(?:_dict)?\(\) got an unexpected keyword argument '(\w+)'"),
-        lambda found: (
-            f"Lightning 2.6 has {_LOG_ARGUMENTS[found[1]]} instead of `{found[1]}`."
-            if found[1] in _LOG_ARGUMENTS
-            else None
-        ),
+        _instead(_LOG_ARGUMENTS),
     ),
     _Remedy(
         re.compile(r"'Trainer' object has no attribute '(\w+)'"),
-        lambda found: (
-            f"Lightning 2.6 has {_TRAINER_ATTRIBUTES[found[1]]} instead of `trainer.{found[1]}`."
-            if found[1] in _TRAINER_ATTRIBUTES
-            else None
-        ),
+        _instead(_TRAINER_ATTRIBUTES, "trainer."),
     ),
     _Remedy(
         re.compile(r"object has no attribute '(\w+)'"),
-        lambda found: (
-            f"Lightning 2.6 has {_MODULE_ATTRIBUTES[found[1]]} instead of `self.{found[1]}`."
-            if found[1] in _MODULE_ATTRIBUTES
-            else None
-        ),
+        _instead(_MODULE_ATTRIBUTES, "self."),
     ),
     _Remedy(
         re.compile(r"property 'hparams' of .* has no setter"),
