@@ -21,7 +21,7 @@ TEST_BROKER_URL = os.environ.get("LIGHTYARD_TEST_BROKER_URL", "")
 
 
 LONGEST_FIRST = ("e2e", "embedded", "faults", "workers", "models")
-"""Folders whose files take long, for they start processes and wait for them: dealt out last, one would keep all waiting."""
+"""Folders whose files take long, for they start processes and wait: dealt out last, one would keep all waiting."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
