@@ -116,7 +116,8 @@ def test_concurrent_claimers_take_whole_gangs_and_never_a_device_twice(
 ) -> None:
     gangs = {submit(nodes=nodes, devices=devices).id for nodes, devices in [(2, 1), (3, 1), (2, 2), (2, 1)] * 2}
     small = {submit().id for _ in range(8)}
-    boxes = [machine(*[f"cpu:{slot}" for slot in range(10)]) for _ in range(4)]
+    # At most one of four machines with 20 devices can be full of these 30, so that no gang of three is shut out.
+    boxes = [machine(*[f"cpu:{slot}" for slot in range(20)]) for _ in range(4)]
     start = threading.Barrier(len(boxes) * 2)
 
     def take_all(box: str) -> list[Claim]:
