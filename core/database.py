@@ -5,22 +5,35 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, make_url, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    func,
+    inspect,
+    literal,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from core.settings import Settings, settings
+from core.tables import Instant
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """Head of the migrations. Written down, so that a start need not load Alembic only to see that all is well."""
 READ_ONLY = "25006"
 """SQLSTATE of a PostgreSQL that has just handed over to another."""
@@ -68,6 +81,12 @@ class Database:
             return datetime.now(UTC)
         moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
         return moment
+
+    def clock(self, ago: timedelta = timedelta()) -> ColumnElement[Any]:
+        """The same time, or some time before it, as part of a statement, which spares the question for it."""
+        if self.is_sqlite:
+            return literal(datetime.now(UTC) - ago, Instant())
+        return func.statement_timestamp(type_=Instant()) - ago if ago else func.statement_timestamp(type_=Instant())
 
     def insert(self, table: Any) -> Any:
         """An INSERT that knows `ON CONFLICT`, in this database's dialect."""

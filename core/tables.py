@@ -263,15 +263,20 @@ metric_series = Table(
     UniqueConstraint("job_id", "name"),
 )
 
-metric_points = Table(
-    "metric_points",
+# Points of a series that follow one another, none shared with another chunk of it; `core.metric_chunk` packs them.
+metric_chunks = Table(
+    "metric_chunks",
     metadata,
     Column("series_id", Serial, ForeignKey("metric_series.id", ondelete="CASCADE"), primary_key=True),
-    Column("step", BigInteger, primary_key=True),
-    Column("epoch", Integer),
-    Column("value", Real),
-    Column("at", Instant, nullable=False),
-    sqlite_with_rowid=False,
+    Column("first_step", BigInteger, primary_key=True),
+    Column("last_step", BigInteger, nullable=False),
+    Column("point_count", Integer, nullable=False),
+    Column("low", Double),  # least and greatest value, NaN left out
+    Column("high", Double),
+    Column("last", Real),  # the point at last_step
+    Column("last_epoch", Integer),
+    Column("last_at", Instant, nullable=False),
+    Column("points", LargeBinary, nullable=False),  # at the end: reading what stands before need not pass over it
 )
 
 log_chunks = Table(

@@ -11,6 +11,7 @@ from core.attempts import Attempts, Retry
 from core.database import Database, alembic_config, downgrade, upgrade
 from core.ids import is_id, new_id
 from core.job import read_job
+from core.metrics import Metrics, Point
 from core.states import Status
 from core.tables import metadata, projects
 
@@ -72,6 +73,49 @@ OLD_ROWS = {
     "log_chunks": {"job_id": "j", "attempt": 1, "offset": 0, "length": 1, "data": b"x"},
 }
 """A row of each table that hangs on a job, as the first version of the schema has them."""
+
+
+def test_metric_points_come_along_and_back(database_url: str) -> None:
+    database = Database(database_url)
+    upgrade(database, "0003")
+    rows = [
+        {"step": step, "epoch": None if step < 9 else step // 9, "value": None if step == 8 else step / 3, "at": minute}
+        for step, minute in [(step, f"2026-01-02 03:{step % 60:02}:05.123456") for step in range(0, 1400, 2)]
+    ]
+    with database.write() as connection:
+        columns = ", ".join(OLD_ROWS["projects"])
+        connection.execute(
+            text(f"INSERT INTO projects ({columns}) VALUES (:id, :name, :created_at)"), OLD_ROWS["projects"]
+        )
+        job = (
+            OLD_ROWS["jobs"]
+            | {"nodes": 1, "stop_on_nan": False, "dry_run": False, "checkpoint_requests": 0}
+            | {"retry_oom": False}
+        )
+        names = ", ".join(job)
+        connection.execute(text(f"INSERT INTO jobs ({names}) VALUES ({', '.join(f':{name}' for name in job)})"), job)
+        connection.execute(text("INSERT INTO metric_series (id, job_id, name) VALUES (5, 'j', 'loss')"))
+        insert_point = (
+            "INSERT INTO metric_points (series_id, step, epoch, value, at) VALUES (5, :step, :epoch, :value, :at)"
+        )
+        connection.execute(text(insert_point), rows)
+        everything = text("SELECT * FROM metric_points ORDER BY step")
+        before = [tuple(row) for row in connection.execute(everything)]
+    upgrade(database)
+    series = Metrics(database).series("j", "loss")
+    assert series is not None
+    assert [(one.step, one.epoch) for one in series.points] == [(row["step"], row["epoch"]) for row in rows]
+    assert str(series.points[-1].at) == f"{rows[-1]['at']}+00:00"
+    (summary,) = Metrics(database).summaries("j")
+    assert (summary.count, summary.min, summary.max) == (700, 0.0, 1398 / 3)
+    with database.write() as connection:
+        Metrics(database).add(connection, "j", [Point("loss", 1400, 1, 1.0, series.points[-1].at)], 10)
+    downgrade(database, "0003")
+    with database.read() as connection:
+        after = [tuple(row) for row in connection.execute(everything)]
+    assert after[:-1] == before
+    assert after[-1][:4] == (5, 1400, 1, 1.0)
+    database.close()
 
 
 def rows_by_table(database: Database) -> dict[str, list[dict[str, Any]]]:

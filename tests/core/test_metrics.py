@@ -1,9 +1,13 @@
 import math
+import random
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from core.database import Database
 from core.job import Job
+from core.metric_chunk import POINTS_MAX, Columns, pack, unpack
 from core.metrics import Metrics, Point, newest, readable
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -92,3 +96,78 @@ def test_what_is_not_finite_is_told_as_a_string() -> None:
     points = [Point("a", 0, None, 1.0, AT), Point("a", 1, None, float("nan"), AT), Point("b", 0, None, -math.inf, AT)]
     assert newest(points) == {"a": "NaN", "b": "-Infinity"}
     assert readable(math.inf) == "Infinity"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_written_over_what_is_what_is_read(
+    database: Database, submit: Callable[..., Job], seed: int
+) -> None:
+    job, draw = submit(), random.Random(seed)
+    store, there = Metrics(database), {"a": {}, "b": {}}  # type: dict[str, dict[int, Point]]
+    for _ in range(12):
+        names = draw.choice([["a"], ["b"], ["a", "b"]])
+        start, stride, replace = draw.randrange(3_000), draw.choice([1, 1, 7]), draw.random() < 0.7
+        points = [
+            Point(name, step, draw.choice([None, 3]), draw.choice([math.nan, math.inf, draw.random()]), AT)
+            for step in range(start, start + stride * draw.randrange(1, 900), stride)
+            for name in names
+        ]
+        with database.write() as connection:
+            store.add(connection, job.id, points, 10, replace=replace)
+        for point in points:
+            there[point.name] = (
+                there[point.name] | {point.step: point} if replace else {point.step: point} | there[point.name]
+            )
+    for summary in store.summaries(job.id):
+        expected = [there[summary.name][step] for step in sorted(there[summary.name])]
+        first, last = draw.randrange(1_500), draw.randrange(1_500, 4_000)
+        for from_step, to_step in [(None, None), (first, last), (first, None), (None, last)]:
+            inside = [
+                point
+                for point in expected
+                if (from_step is None or point.step >= from_step) and (to_step is None or point.step <= to_step)
+            ]
+            everything = store.series(job.id, summary.name, from_step=from_step, to_step=to_step, max_points=10_000)
+            assert everything is not None
+            assert [(one.step, one.epoch, repr(one.value), one.at) for one in everything.points] == [
+                (point.step, point.epoch, repr(point.value), AT) for point in inside
+            ]
+            for most in (1, 3, 10, 50):
+                series = store.series(job.id, summary.name, from_step=from_step, to_step=to_step, max_points=most)
+                assert series is not None
+                assert len(series.points) <= most
+                assert series.points[-1].step == inside[-1].step
+                known = [point.value for point in inside if not math.isnan(point.value)]
+                assert min(one.min for one in series.points if one.min is not None) == min(known)
+                assert max(one.max for one in series.points if one.max is not None) == max(known)
+        assert (summary.count, summary.first_step) == (len(expected), expected[0].step)
+        assert repr(summary.last) == repr(expected[-1].value)
+
+
+def test_points_that_come_one_by_one_fill_chunk_after_chunk(database: Database, submit: Callable[..., Job]) -> None:
+    job, store = submit(), Metrics(database)
+    with database.write() as connection:
+        for step in range(POINTS_MAX + 3):
+            store.add(connection, job.id, [Point("loss", step, 0, float(step), AT)], 10)
+    series = store.series(job.id, "loss", max_points=1)
+    assert series is not None
+    assert [(one.step, one.min, one.max) for one in series.points] == [(POINTS_MAX + 2, 0.0, POINTS_MAX + 2.0)]
+    assert store.summaries(job.id)[0].count == POINTS_MAX + 3
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0, None, 1.0, 0)],
+        [(5, 0, 1.0, 0), (10, 0, math.inf, 7), (15, 0, -2.0, 3)],
+        [(5, 0, 1.0, 0), (6, None, 2.0, 1), (60, 2**31 - 1, -0.0, 2)],
+        [(0, 1, 1.0, 0), (2**62, 1, 2.0, 10**12), (2**63 - 1, 1, 3.0, -(10**12))],
+    ],
+)
+def test_a_chunk_holds_what_was_packed(points: list[tuple[int, int | None, float, int]]) -> None:
+    columns = Columns.empty()
+    for step, epoch, value, microseconds in points:
+        columns.add(step, epoch, value, AT + timedelta(microseconds=microseconds))
+    found = unpack(pack(columns))
+    assert found == columns
+    assert [found.epoch(index) for index in range(len(found))] == [epoch for _, epoch, _, _ in points]
