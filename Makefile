@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test faults check format openapi constraints venv clean
+.PHONY: help demo serve test faults bench check format openapi constraints venv clean
 
 PYTHON ?= python3
 SEEDS ?= 10
@@ -36,10 +36,13 @@ serve: $(VENV)/.runs ## API, broker and worker in the foreground; state in .ligh
 	@$(BIN)/python -m embedded.serve
 
 test: $(VENV)/.tests ## all tests, on SQLite and PostgreSQL, on real brokers (ARGS="-k name" for some)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 faults: $(VENV)/.tests ## break real stacks by seeded schedules of faults, and see that nothing is lost (SEEDS=50)
 	$(BIN)/python -m tests.faults --seeds $(SEEDS) $(ARGS)
+
+bench: $(VENV)/.tests ## benchmarks against their peers, which are installed beside them (ARGS="poll download" for some)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 check: $(VENV)/.tests ## format, lint, types, import contracts, OpenAPI snapshot, container files
 	$(BIN)/ruff format --check .
