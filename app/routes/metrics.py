@@ -15,7 +15,8 @@ from app.schemas.results import MetricOut, SeriesListOut, SeriesOut
 from app.submission import read_json
 from core.errors import BadRequest, Fault, Invalid, NotFound
 from core.ids import is_id
-from core.metrics import Series, readable
+from core.metrics import readable
+from core.series import Series
 from core.values import escape
 
 router = APIRouter(prefix="/v1", tags=["metrics"], dependencies=GUARDS)
