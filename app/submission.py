@@ -12,7 +12,7 @@ from app.schemas.resource import FaultOut
 from app.service import Service
 from app.starting import Start
 from core.catalog import Catalog
-from core.defaults import class_paths, defaults, request, resolved
+from core.defaults import defaults, request, resolved
 from core.documents import JSON_TYPES, read_document
 from core.errors import BadRequest, Fault, Invalid, UnsupportedMediaType
 from core.job import Job, NewJob
@@ -87,11 +87,12 @@ def overridden(parts: Service, parent: Job, body: bytes, content_type: str | Non
     if spec is None or (faults := missing(parts, spec)):
         raise _invalid(faults)
     asked = request(spec.config)
+    full, classes = resolved(spec.config, catalog)
     return NewJob(
-        config=_seeded(_started(resolved(spec.config, catalog), start)),
+        config=_seeded(_started(full, start)),
         start_checkpoint_id=start.checkpoint_id,
         weights_checkpoint_id=weights.weights_id,
-        class_paths=sorted(class_paths(spec.config, catalog)),
+        class_paths=sorted(classes),
         accelerator=asked.accelerator,
         devices=asked.devices,
         nodes=asked.num_nodes,
@@ -205,11 +206,12 @@ def _read(config: Settings, body: bytes, content_type: str | None) -> Any:
 def _as_new_job(spec: JobSpec, catalog: Catalog, config: Settings, start: Start) -> NewJob:
     asked = request(spec.config)
     limits = spec.limits
+    full, classes = resolved(spec.config, catalog)
     return NewJob(
-        config=_seeded(_started(resolved(spec.config, catalog), start)),
+        config=_seeded(_started(full, start)),
         start_checkpoint_id=start.checkpoint_id,
         weights_checkpoint_id=start.weights_id,
-        class_paths=sorted(class_paths(spec.config, catalog)),
+        class_paths=sorted(classes),
         accelerator=asked.accelerator,
         devices=asked.devices,
         nodes=asked.num_nodes,

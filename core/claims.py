@@ -3,37 +3,62 @@
 import heapq
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, Text, and_, cast, false, insert, not_, or_, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Text,
+    and_,
+    any_,
+    cast,
+    false,
+    func,
+    insert,
+    literal,
+    not_,
+    or_,
+    select,
+)
 
 from core import events
-from core.assembly import Assembly, Machine
+from core.assembly import Assembly, Hold, Machine
 from core.database import Database
 from core.devices import Kinds, free_by_kind, offered, runnable
-from core.job import Job, as_job, read_job
-from core.jobs import moved
+from core.job import Attempt, Job, as_job, attempts_of, read_job
+from core.jobs import moved_row
 from core.settings import BACKOFF_MAX_SECONDS
 from core.states import Phase, Seat, Status
-from core.tables import SEVERAL, attempts, device_claims, jobs, members, projects, workers
+from core.tables import SEVERAL, Instant, attempts, device_claims, jobs, members, projects, workers
 
 CLAIM_PAGE = 50
 CLAIM_PAGES = 200
 CLASSES = cast(jobs.c.class_paths, Text)  # the list as it is stored: JSON itself has no equality on PostgreSQL
 NEEDS = (jobs.c.nodes, jobs.c.accelerator, jobs.c.devices, CLASSES)
-QUEUE_COLUMNS = (
-    *(jobs.c.id, jobs.c.project_id, jobs.c.priority, CLASSES.label("classes")),
-    *(jobs.c.nodes, jobs.c.accelerator, jobs.c.devices),
-)
 CLAIMABLE_LOOK = 200
 APART_MAX = 50
 """Needs of several machines that one claim finds it cannot have; then it looks at jobs of one machine only."""
 CLOCK_STEP_SECONDS = 2 * BACKOFF_MAX_SECONDS
 """No backoff is so long: a job that is to wait for longer was written before the clock was set back."""
+
+
+def _queue_columns(table: FromClause) -> Sequence[ColumnElement[Any]]:
+    names = ("id", "project_id", "priority", "nodes", "accelerator", "devices")
+    return [*(table.c[name] for name in names), cast(table.c.class_paths, Text).label("classes")]
+
+
+QUEUE_COLUMNS = _queue_columns(jobs)
+HEAD = jobs.alias("head")  # made once, for it copies every column
+HEAD_COLUMNS = _queue_columns(HEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +111,21 @@ class Claims:
             ).scalar_one_or_none()
             if announced is None:
                 return None
-            kinds = free_by_kind(announced, _taken(connection, worker_id))
+            now, several_wait, busy = self._look_around(connection, worker_id)
+            kinds = free_by_kind(announced, busy)
             if not any(kinds.values()):
                 return None
-            now = self._database.now(connection)
-            best = self._best(connection, worker_id, kinds, now, fits)
+            hold = self._assembly.hold(connection, now) if several_wait else None
+            best = self._best(connection, worker_id, kinds, now, fits, hold)
             if best is None:
                 return None
             row, others = best
-            job = as_job(row)
-            devices = list(offered(kinds, job.accelerator)[: job.devices])
-            number, token = job.attempt + 1, secrets.token_hex(16)
-            values: dict[str, Any] = {
-                "phase": Phase.STARTING,
-                "attempt": number,
-                "attempts_spent": job.attempts_spent + 1,
-                "token": token,
-                "started_at": job.started_at or now,
-            }
-            if not moved(connection, job.id, Status.RUNNING, **values):
-                return None
-            connection.execute(
-                insert(attempts).values(
-                    job_id=job.id,
+            devices = list(offered(kinds, row.accelerator)[: row.devices])
+            number, token = row.attempt, row.token
+            attempt = connection.execute(
+                insert(attempts)
+                .values(
+                    job_id=row.id,
                     number=number,
                     token=token,
                     worker_id=worker_id,
@@ -120,21 +137,20 @@ class Claims:
                     spool_offset=0,
                     dismissed=False,
                 )
-            )
-            taken = {worker_id: devices} | {one.worker_id: list(one.free[: job.devices]) for one in others}
-            connection.execute(
-                insert(device_claims),
-                [
-                    {"worker_id": one, "device": device, "job_id": job.id, "attempt": number}
-                    for one, theirs in taken.items()
-                    for device in theirs
-                ],
-            )
+                .returning(attempts)
+            ).one()
+            taken = {worker_id: devices} | {one.worker_id: list(one.free[: row.devices]) for one in others}
+            held = [
+                {"worker_id": one, "device": device, "job_id": row.id, "attempt": number}
+                for one, theirs in taken.items()
+                for device in theirs
+            ]
+            connection.execute(insert(device_claims), held[0] if len(held) == 1 else held)
             told: dict[str, Any] = {}
             if others:
                 called = [
                     {
-                        "job_id": job.id,
+                        "job_id": row.id,
                         "attempt": number,
                         "node_rank": rank,
                         "worker_id": one.worker_id,
@@ -148,9 +164,12 @@ class Claims:
                 ]
                 connection.execute(insert(members), called)
                 told["members"] = [{name: one[name] for name in ("node_rank", "worker", "devices")} for one in called]
-            events.append(connection, job.id, "claimed", now, attempt=number, worker=worker, devices=devices, **told)
+            events.append(connection, row.id, "claimed", now, attempt=number, worker=worker, devices=devices, **told)
             called_ids = tuple(one.worker_id for one in others)
-            return Claim(read_job(connection, job.id), number, token, devices, called=called_ids)
+            tries: tuple[Attempt, ...] = (Attempt(**attempt._mapping),)
+            if number > 1 or others:
+                tries = attempts_of(connection, [row.id])[row.id]
+            return Claim(as_job(row, tries), number, token, devices, called=called_ids)
 
     def held(self, job_id: str, number: int) -> Claim | None:
         """What an attempt that is still under way was given; None: it is over, or was never."""
@@ -173,7 +192,7 @@ class Claims:
             if not any(kinds.values()):
                 return False
             now = self._database.now(connection)
-            waiting = self._waiting(connection, worker_id, kinds, now)
+            waiting = _waiting(worker_id, kinds, now, self._assembly.hold(connection, now))
             # Nobody rings when a backoff is over: a job that was tried before has no bell to wait for.
             waited = available(now, older_than_seconds) | (available(now) & (jobs.c.attempt > 0))
             # Asked apart: those that wait for machines must not hide those that need none but this one.
@@ -189,13 +208,14 @@ class Claims:
                     return True
             return False
 
-    def _waiting(self, connection: Connection, worker_id: str, kinds: Kinds, now: datetime) -> ColumnElement[bool]:
-        """The condition on `jobs` that a worker with these free devices may be given one now."""
-        waiting = (jobs.c.status == Status.QUEUED) & available(now) & runnable(kinds)
-        hold = self._assembly.hold(connection, now)
-        if hold is None or worker_id not in hold.places:
-            return waiting
-        return waiting & (hold.ahead() | runnable(hold.spared(kinds)))
+    def _look_around(self, connection: Connection, worker_id: str) -> tuple[datetime, bool, set[str]]:
+        """The time, whether any job of several machines waits, and which devices of a worker are taken, in one look."""
+        several = select(jobs.c.id).where(SEVERAL, jobs.c.status == Status.QUEUED).exists()
+        one = select(literal(1).label("one")).subquery()
+        mine = one.outerjoin(device_claims, device_claims.c.worker_id == worker_id)
+        query = select(self._database.clock().label("now"), several.label("several"), device_claims.c.device)
+        rows = connection.execute(query.select_from(mine)).all()
+        return rows[0].now, rows[0].several, {row.device for row in rows if row.device is not None}
 
     def _best(
         self,
@@ -204,51 +224,123 @@ class Claims:
         kinds: Kinds,
         now: datetime,
         fits: Callable[[Sequence[str]], bool],
+        hold: Hold | None,
     ) -> tuple[Row[Any], Sequence[Machine]] | None:
-        """The row of the best job that fits, locked, and its further machines; None where there is none.
+        """The row of the best job that fits, running now, and its further machines; None where there is none.
 
         It looks at the first job of each project, then at up to `CLAIM_PAGES` pages of `CLAIM_PAGE` jobs in all. What
         the devices cannot run, and what needs a list of classes that was refused before, is passed over in SQL and
         does not count. So a worker overlooks a job only behind `CLAIM_PAGES` refusals, each with classes of its own,
         and one of several machines behind `APART_MAX` others that cannot be had, each with needs of its own.
+
+        Jobs that others are claiming at this moment are passed over, many at once: of those that are equally good,
+        and then of the next `CLAIM_PAGE`, it takes the first that nobody holds.
         """
-        waiting = self._waiting(connection, worker_id, kinds, now)
-        first = (
-            select(jobs.c.id)
-            .where(jobs.c.project_id == projects.c.id, waiting)
-            .order_by(jobs.c.priority.desc(), jobs.c.id)
-            .limit(1)
-        )
-        heads = connection.execute(select(first.scalar_subquery()).select_from(projects)).scalars().all()
-        active = select(jobs.c.project_id).where(jobs.c.status == Status.RUNNING)
-        running = Counter(connection.execute(active).scalars())
+        waiting = _waiting(worker_id, kinds, now, hold)
+        heads = _heads(connection, waiting)
+        running = _running(connection, [head.project_id for head in heads]) if len(heads) > 1 else Counter[str]()
+
+        def rank(job: Row[Any]) -> tuple[int, int]:
+            return -job.priority, running[job.project_id]
+
         refused: set[str] = set()
         apart: set[tuple[Any, ...]] = set()  # what jobs of several machines need that cannot be had together now
         pages = iter(range(CLAIM_PAGES))
-        queues = [
-            _queue(connection, head, waiting, refused, apart, pages)
-            for head in connection.execute(select(*QUEUE_COLUMNS).where(jobs.c.id.in_(filter(None, heads)))).all()
-        ]
-        for job in heapq.merge(*queues, key=lambda job: (-job.priority, running[job.project_id], job.id)):
-            full = job.nodes > 1 and len(apart) >= APART_MAX
-            if full or job.classes in refused or _needs(job) in apart:
-                continue
-            classes = orjson.loads(job.classes)
-            if not fits(classes):
-                refused.add(job.classes)
-                continue
+
+        def fitting(found: Iterable[Row[Any]]) -> Iterator[Row[Any]]:
+            for job in found:
+                full = job.nodes > 1 and len(apart) >= APART_MAX
+                if full or job.classes in refused or _needs(job) in apart:
+                    continue
+                if fits(orjson.loads(job.classes)):
+                    yield job
+                else:
+                    refused.add(job.classes)
+
+        def together(found: Iterable[Row[Any]]) -> Iterator[Sequence[Row[Any]]]:
+            """Those to be tried at once: one, or those of one machine that follow each other once one was lost."""
+            some: list[Row[Any]] = []
+            for job in fitting(found):
+                if job.nodes > 1 and some:
+                    yield some
+                    some = []
+                if job.id not in lost:
+                    some.append(job)
+                if some and (job.nodes > 1 or not lost or len(some) == CLAIM_PAGE):
+                    yield some
+                    some = []
+            if some:
+                yield some
+
+        lost: set[str] = set()
+        best = min(map(rank, heads), default=None)
+        first = sorted((head for head in heads if rank(head) == best), key=attrgetter("id"))
+        queues = [_queue(connection, head, waiting, refused, apart, pages) for head in heads]
+        merged = heapq.merge(*queues, key=lambda job: (*rank(job), job.id))
+        for some in chain(together(first), together(merged)):
+            job = some[0]
             others: Sequence[Machine] = ()
             if job.nodes > 1:
-                found = self._assembly.others(connection, job, classes, worker_id, now, lock=True)
+                found = self._assembly.others(connection, job, orjson.loads(job.classes), worker_id, now, lock=True)
                 if found is None:
                     apart.add(_needs(job))
                     continue
                 others = found
-            # Another claimer may have it by now: then it is locked, or no longer waiting.
-            mine = select(jobs).where(jobs.c.id == job.id, waiting).with_for_update(skip_locked=True)
-            if (row := connection.execute(mine).one_or_none()) is not None:
+            row = _taken_one(connection, [job.id for job in some], waiting, now)
+            if row is not None:
                 return row, others
+            lost.update(job.id for job in some)
         return None
+
+
+def _waiting(worker_id: str, kinds: Kinds, now: datetime, hold: Hold | None) -> ColumnElement[bool]:
+    """The condition on `jobs` that a worker with these free devices may be given one now."""
+    waiting = (jobs.c.status == Status.QUEUED) & available(now) & runnable(kinds)
+    if hold is None or worker_id not in hold.places:
+        return waiting
+    return waiting & (hold.ahead() | runnable(hold.spared(kinds)))
+
+
+def _heads(connection: Connection, waiting: ColumnElement[bool]) -> Sequence[Row[Any]]:
+    """The first job of each project that has one."""
+    first = (
+        select(jobs.c.id)
+        .where(jobs.c.project_id == projects.c.id, waiting)
+        .order_by(jobs.c.priority.desc(), jobs.c.id)
+        .limit(1)
+        .correlate(projects)
+    )
+    of_each = projects.join(HEAD, HEAD.c.id == first.scalar_subquery())
+    return connection.execute(select(*HEAD_COLUMNS).select_from(of_each)).all()
+
+
+def _running(connection: Connection, project_ids: Sequence[str]) -> Counter[str]:
+    """How many jobs of each project run."""
+    theirs = (jobs.c.status == Status.RUNNING, jobs.c.project_id.in_(project_ids))
+    query = select(jobs.c.project_id, func.count()).where(*theirs).group_by(jobs.c.project_id)
+    return Counter({row[0]: row[1] for row in connection.execute(query)})
+
+
+def _taken_one(
+    connection: Connection, job_ids: list[str], waiting: ColumnElement[bool], now: datetime
+) -> Row[Any] | None:
+    """The first of these jobs that still waits and that nobody else is claiming, moved to this claim; None: none."""
+    free = select(jobs.c.id).where(waiting).limit(1).with_for_update(skip_locked=True)
+    if len(job_ids) == 1:
+        free = free.where(jobs.c.id == job_ids[0])
+    else:
+        wanted = literal(job_ids, ARRAY(Text))
+        free = free.where(jobs.c.id == any_(wanted)).order_by(func.array_position(wanted, jobs.c.id))
+    return moved_row(
+        connection,
+        jobs.c.id == free.correlate(None).scalar_subquery(),
+        Status.RUNNING,
+        phase=Phase.STARTING,
+        attempt=jobs.c.attempt + 1,
+        attempts_spent=jobs.c.attempts_spent + 1,
+        token=secrets.token_hex(16),
+        started_at=func.coalesce(jobs.c.started_at, literal(now, Instant())),
+    )
 
 
 def _needs(job: Row[Any]) -> tuple[Any, ...]:

@@ -14,6 +14,8 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Insert,
+    Interval,
     create_engine,
     event,
     func,
@@ -22,6 +24,7 @@ from sqlalchemy import (
     make_url,
     select,
     text,
+    type_coerce,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
@@ -33,7 +36,7 @@ from core.tables import Instant
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """Head of the migrations. Written down, so that a start need not load Alembic only to see that all is well."""
 READ_ONLY = "25006"
 """SQLSTATE of a PostgreSQL that has just handed over to another."""
@@ -51,6 +54,9 @@ class Database:
         self.engine = _engine(url, pool_size, timeout_seconds)
         self._writing = self.engine.execution_options(writes=True)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        # There, a transaction around them would only cost two more round trips.
+        reading = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._reading = self.engine.execution_options(**reading)
 
     @classmethod
     def of(cls, config: Settings) -> "Database":
@@ -65,8 +71,8 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads."""
-        with self.engine.begin() as connection:
+        """Some questions. On SQLite they see one state; on PostgreSQL each sees its own, as in any READ COMMITTED."""
+        with self._reading.begin() as connection:
             yield connection
 
     @contextmanager
@@ -86,7 +92,16 @@ class Database:
         """The same time, or some time before it, as part of a statement, which spares the question for it."""
         if self.is_sqlite:
             return literal(datetime.now(UTC) - ago, Instant())
-        return func.statement_timestamp(type_=Instant()) - ago if ago else func.statement_timestamp(type_=Instant())
+        moment: ColumnElement[Any] = func.statement_timestamp(type_=Instant())
+        return type_coerce(moment - literal(ago, Interval()), Instant()) if ago else moment
+
+    def stamping(self, statement: Insert, *columns: str) -> Insert:
+        """An INSERT, made once, whose rows have the time of their writing in these columns."""
+        return statement if self.is_sqlite else statement.values(dict.fromkeys(columns, self.clock()))
+
+    def stamped(self, *columns: str) -> dict[str, datetime]:
+        """What a statement of `stamping` is to be given for them."""
+        return dict.fromkeys(columns, datetime.now(UTC)) if self.is_sqlite else {}
 
     def insert(self, table: Any) -> Any:
         """An INSERT that knows `ON CONFLICT`, in this database's dialect."""

@@ -32,21 +32,16 @@ def defaults(config: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     return filled
 
 
-def resolved(config: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+def resolved(config: Mapping[str, Any], catalog: Catalog) -> tuple[dict[str, Any], frozenset[str]]:
     """A config that `validate` found no fault in, as it is but for short class names, which become full paths.
 
-    So it means the same on a worker that knows more classes of these names.
+    So it means the same on a worker that knows more classes of these names. With it come the full paths of all the
+    classes and functions that it names: what a worker must have to run it.
     """
-    result = _Walk(catalog, fill=False).value(dict(config), config_schema(catalog, config).schema)
-    assert isinstance(result, dict)
-    return result
-
-
-def class_paths(config: Mapping[str, Any], catalog: Catalog) -> frozenset[str]:
-    """Full paths of all the classes and functions that a valid config names: what a worker must have to run it."""
     walk = _Walk(catalog, fill=False)
-    walk.value(dict(config), config_schema(catalog, config).schema)
-    return frozenset(walk.found)
+    result = walk.value(dict(config), config_schema(catalog, config).schema)
+    assert isinstance(result, dict)
+    return result, frozenset(walk.found)
 
 
 def request(config: Mapping[str, Any]) -> Request:

@@ -10,6 +10,8 @@ from sqlalchemy import Connection, insert, select
 from core.database import Database
 from core.tables import events
 
+_INSERT = insert(events)
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -32,7 +34,7 @@ def append(connection: Connection, job_id: str, event_type: str, at: datetime | 
 
 def record(connection: Connection, job_id: str, event_type: str, at: datetime, data: Mapping[str, Any]) -> None:
     """As `append`, for data that come from outside, whose names may be any."""
-    connection.execute(insert(events).values(job_id=job_id, type=event_type, at=at, data=dict(data)))
+    connection.execute(_INSERT, {"job_id": job_id, "type": event_type, "at": at, "data": dict(data)})
 
 
 class Events:
@@ -43,8 +45,15 @@ class Events:
 
     def after(self, job_id: str, event_id: int, limit: int) -> Sequence[Event]:
         """Up to `limit` events of a job that came after `event_id` (0: from the first), oldest first."""
-        query = (
-            select(events).where(events.c.job_id == job_id, events.c.id > event_id).order_by(events.c.id).limit(limit)
-        )
         with self._database.read() as connection:
-            return [Event(**row._mapping) for row in connection.execute(query)]
+            return _after(connection, job_id, event_id, limit)
+
+    def after_each(self, places: Sequence[tuple[str, int]], limit: int) -> dict[tuple[str, int], Sequence[Event]]:
+        """As `after`, of many jobs and events at once."""
+        with self._database.read() as connection:
+            return {place: _after(connection, *place, limit) for place in places}
+
+
+def _after(connection: Connection, job_id: str, event_id: int, limit: int) -> Sequence[Event]:
+    query = select(events).where(events.c.job_id == job_id, events.c.id > event_id).order_by(events.c.id).limit(limit)
+    return [Event(**row._mapping) for row in connection.execute(query)]

@@ -110,6 +110,20 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Whose a job is and how it stands, without what it is. Whatever is told of a job has changed its version."""
+
+    project_id: str
+    version: int
+    status: Status
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can move it any more."""
+        return self.status in FINAL
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """What a submission asks for, already validated. Times in seconds, memory in bytes.
 
@@ -147,6 +161,8 @@ def read_job(connection: Connection, job_id: str) -> Job:
 
 def attempts_of(connection: Connection, job_ids: Sequence[str]) -> dict[str, tuple[Attempt, ...]]:
     """The attempts of some jobs, by job id, oldest first."""
+    if not job_ids:
+        return {}
     found: dict[str, tuple[Attempt, ...]] = {}
     theirs: dict[tuple[str, int], tuple[Member, ...]] = {}
     for member in members_of(connection, members.c.job_id.in_(job_ids)):

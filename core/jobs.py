@@ -4,18 +4,27 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+import orjson
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, union_all, update
 
 from core import events, origins
 from core.database import Database
 from core.errors import Conflict, LeaseLost, NotFound, PreconditionFailed
 from core.ids import new_id
-from core.job import Job, NewJob, as_job, attempts_of, read_job
+from core.job import Job, Mark, NewJob, as_job, attempts_of
 from core.states import CheckpointKind, ReasonCode, Status, allowed_actions, sources
 from core.tables import DRY_RUNS, checkpoints, job_labels, jobs
 
 NEWEST_CHECKPOINT = (checkpoints.c.attempt.desc(), checkpoints.c.step.desc(), checkpoints.c.id.desc())
 """By how far the run was, not by the clock, which may have been set back."""
+MARKS_ON_SQLITE = """
+SELECT json_group_array(json_array(id, project_id, version, status)) FROM jobs
+WHERE id IN (SELECT value FROM json_each(?))
+"""
+MARKS_ON_POSTGRESQL = """
+SELECT coalesce(json_agg(json_build_array(id, project_id, version, status)), '[]')::text FROM jobs
+WHERE id = ANY(%s)
+"""
 RELEASED: dict[str, Any] = {
     "phase": None,
     "token": None,
@@ -30,55 +39,53 @@ class Jobs:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Made once: to spell out a statement of so many columns takes longer than the database needs for it.
+        self._insert = database.stamping(insert(jobs), "available_at", "created_at").returning(jobs)
 
     # What callers ask
 
     def create(self, connection: Connection, project_id: str, new: NewJob) -> Job:
         """Put a job in the queue, inside the caller's transaction, which may keep the answer for its key."""
-        now = self._database.now(connection)
         job_id = new_id("job")
         named = {"start_checkpoint_id": new.start_checkpoint_id, "weights_checkpoint_id": new.weights_checkpoint_id}
         given = {name: value for name, value in named.items() if value is not None}
         if given:
             origins.hold(connection, list(given.values()))
-        connection.execute(
-            insert(jobs).values(
-                id=job_id,
-                project_id=project_id,
-                parent_id=new.parent_id,
-                name=new.name,
-                labels=dict(new.labels),
-                subcommand=new.subcommand,
-                config=new.config,
-                class_paths=sorted(new.class_paths),
-                accelerator=new.accelerator,
-                devices=new.devices,
-                nodes=new.nodes,
-                start_checkpoint_id=new.start_checkpoint_id,
-                weights_checkpoint_id=new.weights_checkpoint_id,
-                stop_on_nan=new.stop_on_nan,
-                dry_run=new.dry_run,
-                priority=new.priority,
-                max_seconds=new.max_seconds,
-                max_attempts=new.max_attempts,
-                max_memory_bytes=new.max_memory_bytes,
-                retry_oom=new.retry_oom,
-                status=Status.QUEUED,
-                metrics={},
-                attempt=0,
-                attempts_spent=0,
-                seconds_spent=0.0,
-                cancel_forced=False,
-                checkpoint_requests=0,
-                version=1,
-                available_at=now,
-                created_at=now,
-            )
-        )
+        values = {
+            "id": job_id,
+            "project_id": project_id,
+            "parent_id": new.parent_id,
+            "name": new.name,
+            "labels": dict(new.labels),
+            "subcommand": new.subcommand,
+            "config": new.config,
+            "class_paths": sorted(new.class_paths),
+            "accelerator": new.accelerator,
+            "devices": new.devices,
+            "nodes": new.nodes,
+            "start_checkpoint_id": new.start_checkpoint_id,
+            "weights_checkpoint_id": new.weights_checkpoint_id,
+            "stop_on_nan": new.stop_on_nan,
+            "dry_run": new.dry_run,
+            "priority": new.priority,
+            "max_seconds": new.max_seconds,
+            "max_attempts": new.max_attempts,
+            "max_memory_bytes": new.max_memory_bytes,
+            "retry_oom": new.retry_oom,
+            "status": Status.QUEUED,
+            "metrics": {},
+            "attempt": 0,
+            "attempts_spent": 0,
+            "seconds_spent": 0.0,
+            "cancel_forced": False,
+            "checkpoint_requests": 0,
+            "version": 1,
+        }
+        row = connection.execute(self._insert, values | self._database.stamped("available_at", "created_at")).one()
         self._set_labels(connection, job_id, new.labels)
         told = given | ({"parent_id": new.parent_id} if new.parent_id else {})
-        events.append(connection, job_id, "created", now, **told)
-        return read_job(connection, job_id)
+        events.append(connection, job_id, "created", row.created_at, **told)
+        return as_job(row)
 
     def get(self, project_id: str, job_id: str) -> Job:
         """The job with its attempts. Raises `NotFound`, also for another project's."""
@@ -113,9 +120,9 @@ class Jobs:
 
         Those that are dry runs, or those that are not.
         """
-        query = select(jobs).where(jobs.c.project_id == project_id, jobs.c.dry_run.is_(dry_run))
-        if statuses:
-            query = query.where(jobs.c.status.in_(statuses))
+        order = jobs.c.id if oldest_first else jobs.c.id.desc()
+        # Worded as the index of the few dry runs is, or the database would not use it.
+        query = select(jobs).where(jobs.c.project_id == project_id, DRY_RUNS if dry_run else jobs.c.dry_run.is_(False))
         if name is not None:
             query = query.where(jobs.c.name == name)
         for key, value in (labels or {}).items():
@@ -123,10 +130,17 @@ class Jobs:
             query = query.where(jobs.c.id.in_(label))
         if after_id is not None:
             query = query.where(jobs.c.id > after_id if oldest_first else jobs.c.id < after_id)
-        query = query.order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
+        if len(statuses) > 1:
+            # Of each status the first: together they are no range of the index, and what is between them may be long.
+            ids = query.with_only_columns(jobs.c.id).order_by(order).limit(limit)
+            each = [ids.where(jobs.c.status == status).subquery() for status in statuses]
+            query = select(jobs).where(jobs.c.id.in_(union_all(*[select(one.c.id) for one in each])))
+        elif statuses:
+            query = query.where(jobs.c.status == statuses[0])
+        query = query.order_by(order).limit(limit)
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-            tries = attempts_of(connection, [row.id for row in rows])
+            tries = attempts_of(connection, [row.id for row in rows if row.attempt])
         return [as_job(row, tries.get(row.id, ())) for row in rows]
 
     def old_dry_runs(self, hours: float, limit: int) -> Sequence[Job]:
@@ -136,11 +150,23 @@ class Jobs:
             query = select(jobs).where(DRY_RUNS, jobs.c.finished_at < before).limit(limit)
             return [as_job(row) for row in connection.execute(query)]
 
-    def versions(self, job_ids: Sequence[str]) -> dict[str, int]:
-        """The version of each job that exists: what a watcher compares."""
+    def marks(self, job_ids: Sequence[str]) -> dict[str, Mark]:
+        """How each of the jobs stands that exists, whoever it belongs to: what polls and watchers compare.
+
+        Asked a thousand times for once that anything else is, so in the database's own words: one parameter, one row.
+        """
+        statement = MARKS_ON_SQLITE if self._database.is_sqlite else MARKS_ON_POSTGRESQL
+        given = orjson.dumps(job_ids).decode() if self._database.is_sqlite else list(job_ids)
         with self._database.read() as connection:
-            rows = connection.execute(select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(job_ids)))
-            return {row.id: row.version for row in rows}
+            rows = orjson.loads(connection.exec_driver_sql(statement, (given,)).scalar_one())
+        return {job_id: Mark(project_id, version, Status(status)) for job_id, project_id, version, status in rows}
+
+    def look_up_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Those of the jobs that exist, with their attempts, whoever they belong to."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(jobs).where(jobs.c.id.in_(job_ids))).all()
+            tries = attempts_of(connection, [row.id for row in rows])
+        return {row.id: as_job(row, tries.get(row.id, ())) for row in rows}
 
     def cancel(self, project_id: str, job_id: str, *, force: bool = False) -> Job:
         """Cancel a job: at once when it is queued, by request to its worker when it runs.
@@ -262,14 +288,18 @@ class Jobs:
         query = select(jobs).where(jobs.c.id == job_id, jobs.c.project_id == project_id)
         row = connection.execute(query.with_for_update() if lock else query).one_or_none()
         if row is None:
-            raise NotFound(f"There is no job {job_id!r} here.", code="job_not_found")
-        return as_job(row, attempts_of(connection, [job_id]).get(job_id, ()))
+            raise not_here(job_id)
+        return as_job(row, attempts_of(connection, [job_id] if row.attempt else []).get(job_id, ()))
 
     def _set_labels(self, connection: Connection, job_id: str, labels: Mapping[str, str]) -> None:
-        if labels:
-            connection.execute(
-                insert(job_labels), [{"job_id": job_id, "key": key, "value": value} for key, value in labels.items()]
-            )
+        rows = [{"job_id": job_id, "key": key, "value": value} for key, value in labels.items()]
+        if rows:
+            connection.execute(insert(job_labels), rows[0] if len(rows) == 1 else rows)
+
+
+def not_here(job_id: str) -> NotFound:
+    """The answer to who asks for a job that there is not, or that is another project's."""
+    return NotFound(f"There is no job {job_id!r} here.", code="job_not_found")
 
 
 def invalid_transition(job: Job, action: str) -> Conflict:
@@ -309,6 +339,12 @@ def moved(connection: Connection, job_id: str, target: Status, *, guard: str | N
         statement = statement.where(jobs.c.token == guard)
     done = connection.execute(statement.values(status=target, version=jobs.c.version + 1, **values))
     return bool(done.rowcount)
+
+
+def moved_row(connection: Connection, which: ColumnElement[bool], target: Status, **values: Any) -> Row[Any] | None:
+    """The same for the one job that a condition names; its row as it is then, or None where the guard forbids it."""
+    statement = update(jobs).where(which, jobs.c.status.in_(sources(target))).returning(jobs)
+    return connection.execute(statement.values(status=target, version=jobs.c.version + 1, **values)).one_or_none()
 
 
 def touch(connection: Connection, job_id: str, *, token: str | None = None, **values: Any) -> None:

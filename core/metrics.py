@@ -175,7 +175,7 @@ class Metrics:
             lost = [row.first_step for row in touched if row.first_step not in kept]
             if lost:
                 gone[series_id] = lost
-            rows.extend(_row(series_id, chunk) for chunk in made)
+            rows.extend(chunk_row(series_id, chunk) for chunk in made)
         for series_id, steps in gone.items():
             here = and_(metric_chunks.c.series_id == series_id, metric_chunks.c.first_step.in_(steps))
             connection.execute(delete(metric_chunks).where(here))
@@ -207,7 +207,7 @@ def _touched(rows: Sequence[Row[Any]], new: Columns) -> list[Row[Any]]:
     return [row for row in before if row.point_count < POINTS_MAX] + touched
 
 
-def _row(series_id: int, chunk: Columns) -> dict[str, Any]:
+def chunk_row(series_id: int, chunk: Columns) -> dict[str, Any]:
     """A chunk as a row of its table."""
     low, high = chunk.extremes()
     return {

@@ -12,8 +12,7 @@ from core.claims import available
 from core.database import Database
 from core.devices import free_by_kind, offered, runnable
 from core.jobs import touch
-from core.states import Status
-from core.tables import attempts, device_claims, jobs, workers
+from core.tables import WAITING, attempts, device_claims, jobs, workers
 
 LOOK = 50
 """How many of the first queued jobs a worker considers."""
@@ -43,9 +42,10 @@ class Preemption:
             if announced is None or not any(kinds.values()):
                 return []
             now = self._database.now(connection)
-            waiting = (jobs.c.status == Status.QUEUED) & available(now, older_than_seconds) & runnable(kinds)
+            waiting = WAITING & available(now, older_than_seconds) & runnable(kinds)
             waiting &= jobs.c.dry_run.is_(False)  # first in the queue, but no reason to stop a training
             hold = self._assembly.hold(connection, now)
+            free_kinds = free_by_kind(announced, _taken(connection, worker_id))
             first = select(jobs).where(waiting).order_by(jobs.c.priority.desc(), jobs.c.id).limit(LOOK)
             for row in connection.execute(first).all():
                 if not fits(row.class_paths):
@@ -55,8 +55,7 @@ class Preemption:
                         continue  # what becomes free on one machine would go to others before the next has room
                     chosen = self._least_important_together(connection, worker_id, row, now)
                 else:
-                    taken = _taken(connection, worker_id)
-                    free = offered(free_by_kind(announced, taken), row.accelerator)
+                    free = offered(free_kinds, row.accelerator)
                     usable = offered(kinds, row.accelerator)
                     chosen = _least_important(connection, worker_id, usable, row.devices - len(free), row)
                 mine = select(jobs.c.id).where(jobs.c.id == row.id, waiting).with_for_update(skip_locked=True)

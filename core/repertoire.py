@@ -1,7 +1,6 @@
 """Which classes the workers that are up can run, as far as a queued job waits for one that has its own."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -9,7 +8,9 @@ from sqlalchemy import Connection, select
 from core.catalog import Catalog
 from core.devices import Announced, free_by_kind, offered
 from core.job import Job
-from core.tables import catalogs, workers
+from core.tables import catalogs
+
+Live = tuple[Announced, str | None]
 
 CATALOGS_MAX = 32
 """Most catalogues whose class paths are remembered; a fleet has as many as it has kinds of workers."""
@@ -21,19 +22,16 @@ class Repertoire:
     def __init__(self) -> None:
         self._known: Mapping[str, frozenset[str]] = {}
 
-    def lacking(
-        self, connection: Connection, queued: Sequence[Job], now: datetime, silence_seconds: float
-    ) -> dict[str, str]:
-        """Of queued jobs that no worker with their devices has the classes of: one of these classes, by job id."""
-        query = select(workers.c.devices, workers.c.catalog_digest).where(
-            workers.c.stopped_at.is_(None), workers.c.heartbeat_at > now - timedelta(seconds=silence_seconds)
-        )
-        live = [(row.devices, row.catalog_digest) for row in connection.execute(query)]
+    def lacking(self, connection: Connection, queued: Sequence[Job], live: Sequence[Live]) -> dict[str, str]:
+        """Of queued jobs that no worker with their devices has the classes of: one of these classes, by job id.
+
+        `live` are the workers that are up, by their devices and the digest of their catalogue.
+        """
         self._learn(connection, {digest for _, digest in live if digest is not None})
         found = {job.id: self._lacked(job, live) for job in queued}
         return {job_id: name for job_id, name in found.items() if name is not None}
 
-    def _lacked(self, job: Job, live: Sequence[tuple[Announced, str | None]]) -> str | None:
+    def _lacked(self, job: Job, live: Sequence[Live]) -> str | None:
         needed, lacked = set(job.class_paths), None
         for devices, digest in live:
             if len(offered(free_by_kind(devices), job.accelerator)) < job.devices:

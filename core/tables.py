@@ -172,6 +172,21 @@ for _origin in ("start_checkpoint_id", "weights_checkpoint_id"):
 # The few that wait for several machines, which every claim asks for.
 SEVERAL = text("nodes > 1")
 Index("ix_jobs_gangs", jobs.c.status, jobs.c.priority.desc(), jobs.c.id, sqlite_where=SEVERAL, postgresql_where=SEVERAL)
+# What waits, whoever it belongs to, in the order in which it is due; the last three columns as above.
+WAITING = text("status = 'queued'")
+Index(
+    "ix_jobs_waiting",
+    jobs.c.priority.desc(),
+    jobs.c.id,
+    jobs.c.accelerator,
+    jobs.c.devices,
+    jobs.c.available_at,
+    sqlite_where=WAITING,
+    postgresql_where=WAITING,
+)
+# Those of a name, by age.
+_NAMED = text("name IS NOT NULL")
+Index("ix_jobs_name", jobs.c.project_id, jobs.c.name, jobs.c.id, sqlite_where=_NAMED, postgresql_where=_NAMED)
 # And the dry runs, which are forgotten some time after their end.
 DRY_RUNS = text("dry_run")
 Index("ix_jobs_dry_runs", jobs.c.finished_at, sqlite_where=DRY_RUNS, postgresql_where=DRY_RUNS)

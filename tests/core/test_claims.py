@@ -8,7 +8,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from core.attempts import Attempts, Retry
-from core.claims import CLAIM_PAGES, Claim, Claims
+from core.claims import CLAIM_PAGE, CLAIM_PAGES, Claim, Claims
 from core.database import Database
 from core.job import Job
 from core.security import Caller
@@ -168,6 +168,20 @@ def test_a_claimer_passes_over_a_job_that_another_holds(
         taken = claim(box)
     assert taken is not None
     assert taken.job.id == free.id
+
+
+def test_a_claimer_passes_over_all_that_others_hold_to_the_next_in_order(
+    database: Database, submit: Submit, worker: Join, claim: Take
+) -> None:
+    if database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    order = sorted(submit().id for _ in range(CLAIM_PAGE + 10))
+    free = [order[7], order[CLAIM_PAGE - 3], order[CLAIM_PAGE + 5]]
+    box = worker(*[f"cpu:{slot}" for slot in range(4)])
+    with database.write() as other:
+        other.execute(select(jobs.c.id).where(jobs.c.id.not_in(free)).with_for_update())
+        taken = [claim(box) for _ in range(4)]
+    assert [one and one.job.id for one in taken] == [*free, None]
 
 
 def test_many_claimers_at_once_take_each_job_once(

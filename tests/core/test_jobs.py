@@ -239,3 +239,25 @@ def test_a_queued_job_says_what_it_waits_for(database: Database, submit: Submit,
     assert queue.waiting(second, 60).position == 1
     assert "ahead" in queue.waiting(second, 60).reason
     assert "gpu" in queue.waiting(large, 60).reason
+
+
+def test_a_place_far_back_in_the_queue_is_told_as_one_at_its_head_is(
+    database: Database, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.queue.COUNTED_MAX", 2)
+    monkeypatch.setattr("core.queue.POSITION_MAX", 4)
+    queued = [submit(priority=priority) for priority in (0, 5, 0, -1, 5, 0)]
+    order = sorted(queued, key=lambda job: (-job.priority, job.id))
+    places = {job.id: min(place, 4) for place, job in enumerate(order)}
+    queue = Queue(database)
+    assert {job.id: queue.waiting(job, 60).position for job in queued} == places
+    told = Queue(database).waiting_of(queued, 60)
+    assert {job_id: waiting.position for job_id, waiting in told.items()} == places
+
+
+def test_the_queue_of_a_project_is_read_on_from_any_place(database: Database, caller: Caller, submit: Submit) -> None:
+    queued = [submit(priority=priority) for priority in (0, 5, 0, -1, 5, 0)]
+    order = sorted(queued, key=lambda job: (-job.priority, job.id))
+    for place, job in enumerate(order):
+        behind = Queue(database).queue(caller.project_id, 3, after=(job.priority, job.id))
+        assert [one.id for one in behind] == [one.id for one in order[place + 1 : place + 4]]

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from core.catalog import CALLBACK, DATA_MODULE, LIGHTNING_MODULE, LOOP, TRAINER, Catalog, Entry, Kind
-from core.defaults import class_paths, defaults, resolved
+from core.defaults import defaults, resolved
 from core.loop_rules import FABRIC_FLAGS
 from core.spec import check
 from core.validate import validate
@@ -37,8 +37,8 @@ def config(trainer: dict[str, Any] | None = None, **others: Any) -> dict[str, An
 def test_a_loop_takes_its_data_and_plain_objects_as_callbacks() -> None:
     given = config({"accelerator": "cpu", "devices": 2, "strategy": "ddp", "callbacks": [{"class_path": "Listener"}]})
     assert validate(given, CATALOG) == []
-    assert class_paths(given, CATALOG) == {"mine.Loop", "mine.Data", "mine.Listener"}
-    assert resolved(given, CATALOG)["trainer"]["callbacks"] == [{"class_path": "mine.Listener"}]
+    assert resolved(given, CATALOG)[1] == {"mine.Loop", "mine.Data", "mine.Listener"}
+    assert resolved(given, CATALOG)[0]["trainer"]["callbacks"] == [{"class_path": "mine.Listener"}]
     assert defaults(given, CATALOG)["model"]["init_args"]["epochs"] == 3
 
 
