@@ -3,7 +3,6 @@
 import asyncio
 import time
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problem import RequestTimeout
@@ -27,7 +26,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        self._check_announced(Headers(scope=scope).get("content-length"))
+        self._check_announced(_content_length(scope))
         deadline = time.monotonic() + self.timeout_seconds
         read_bytes = 0
         whole = False
@@ -61,3 +60,11 @@ class BodyLimit:
 
     def _too_large(self, length: str) -> BodyTooLarge:
         return BodyTooLarge(f"The body is {length} bytes; at most {self.max_bytes} are read.")
+
+
+def _content_length(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            length: str = value.decode("latin-1")
+            return length
+    return None

@@ -11,7 +11,6 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from app.openapi import query_parameters
 from app.problem import NotAcceptable
 from app.service import Service
-from app.stream import in_thread
 from core.errors import BadRequest, NotFound, Unauthorized
 from core.ids import is_id
 from core.security import KEY_PREFIX, Caller
@@ -24,7 +23,10 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 bearer = HTTPBearer(auto_error=False, bearerFormat="ly_…", description="An API key of the service.")
 
 
-def service(request: Request) -> Service:
+# Guards are `async` though they wait for nothing: FastAPI would run each of them in a thread.
+
+
+async def service(request: Request) -> Service:
     """The parts of this process."""
     parts: Service = request.app.state.service
     return parts
@@ -40,12 +42,13 @@ async def caller(parts: Parts, credentials: Annotated[HTTPAuthorizationCredentia
     key = credentials.credentials
     if not key.startswith(KEY_PREFIX) or len(key) > KEY_MAX_CHARACTERS or not key.isascii():
         raise Unauthorized("This is no API key of this service: they begin with `ly_`.")
-    remembered = parts.keys.remembered(key)
-    return remembered if remembered is not None else await in_thread(parts.keys.look_up, key)
+    return await parts.keys.caller(key)
 
 
 async def only_known_parameters(request: Request) -> None:
     """Refuse query parameters that the call does not read: a typo is said, not ignored."""
+    if not request.scope["query_string"]:
+        return
     known = query_parameters(request.app)[request.scope["route"].path_format, request.method]
     for name, value in request.query_params.multi_items():
         if not any(fnmatchcase(name, one) for one in known):
@@ -65,7 +68,7 @@ async def acceptable(request: Request) -> None:
     header = request.headers.get("accept", "")
     route = request.scope["route"]
     produced = getattr(route.response_class, "value", route.response_class).media_type or "application/json"
-    if header.strip() and not _accepts(header, produced):
+    if header.strip() and not accepts(header, produced):
         raise NotAcceptable(f"This call answers {produced}; the request's Accept leaves that out.")
 
 
@@ -78,7 +81,7 @@ async def body(request: Request) -> bytes:
     return await request.body()
 
 
-def idempotency_key(
+async def idempotency_key(
     key: Annotated[
         str | None,
         Header(alias="Idempotency-Key", description="1 to 255 printable ASCII characters; the answer is kept for it."),
@@ -90,14 +93,14 @@ def idempotency_key(
     return key
 
 
-def job_id(job_id: str) -> str:
+async def job_id(job_id: str) -> str:
     """The job's id in the path. Raises `NotFound` for what is no id: it names nothing."""
     if not is_id("job", job_id):
         raise NotFound(f"There is no job {job_id[:100]!r} here.", code="job_not_found")
     return job_id
 
 
-def checkpoint_id(checkpoint_id: str) -> str:
+async def checkpoint_id(checkpoint_id: str) -> str:
     """The checkpoint's id in the path. Raises `NotFound` for what is no id: it names nothing."""
     if not is_id("ckpt", checkpoint_id):
         raise NotFound(f"There is no checkpoint {checkpoint_id[:100]!r} here.", code="checkpoint_not_found")
@@ -114,7 +117,7 @@ Cursor = Annotated[str | None, Query(description="`next_cursor` of the page befo
 Step = Annotated[int | None, Query(ge=0, le=STEP_MAX)]
 
 
-def _accepts(header: str, produced: str) -> bool:
+def accepts(header: str, produced: str) -> bool:
     """Whether the most specific range of the header that covers the type has a weight."""
     weights: dict[str, float] = {}
     for part in header.split(","):

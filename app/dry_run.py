@@ -14,7 +14,7 @@ from starlette.responses import Response
 from app.schemas.dry_runs import DryRunOut
 from app.schemas.resource import answer
 from app.service import Service
-from app.stream import in_thread, unless_hung_up
+from app.stream import in_thread
 from core.errors import Conflict, NotFound
 from core.job import Job, NewJob
 from core.security import Caller
@@ -72,7 +72,7 @@ async def found(request: Request, parts: Service, caller: Caller, job_id: str, w
     seconds = min(wait_seconds, parts.config.wait_max_seconds)
     if seconds and not job.is_final:
         parts.hub.check_room()
-        job = await unless_hung_up(request, _ended(parts, caller, job, seconds)) or job
+        job = await _ended(request, parts, caller, job, seconds)
     shown = await in_thread(_report, parts, job)
     headers = {"Location": f"/v1/jobs/{job.id}/dry_run"}
     if job.is_final:
@@ -89,10 +89,11 @@ def forget_old(parts: Service) -> None:
             log.info("dry_run_not_deleted", job_id=job.id, error=str(error))
 
 
-async def _ended(parts: Service, caller: Caller, job: Job, seconds: float) -> Job:
-    """The job, once it has ended or the time is over."""
+async def _ended(request: Request, parts: Service, caller: Caller, job: Job, seconds: float) -> Job:
+    """The job, once it has ended, the time is over or the caller has hung up."""
     deadline = time.monotonic() + seconds
-    async with parts.hub.watching(job.id) as watch:
+    await request.body()  # if a GET has one, it is not what is waited for
+    async with parts.hub.watching(job.id, request.receive) as watch:
         while not job.is_final and await watch.changed(job.version, max(0.0, deadline - time.monotonic())):
             job = await in_thread(parts.jobs.get, caller.project_id, job.id)
     return job

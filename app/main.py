@@ -11,6 +11,7 @@ from app import openapi, problem
 from app.body_limit import BodyLimit
 from app.head import HeadAsGet
 from app.observer import Figures, Observer
+from app.poll import Polls
 from app.problem import CatchAll
 from app.routes import artifacts, catalog, checkpoints, dry_runs, events, fleet, health, jobs, logs, metrics
 from app.service import Service
@@ -32,6 +33,8 @@ def create_app(config: Settings | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        # FastAPI would look for OpenTelemetry's providers at each request, which takes a tenth of a poll.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=_lifespan,
         routes=[route for module in ROUTERS for route in module.router.routes],
     )
@@ -42,6 +45,7 @@ def create_app(config: Settings | None = None) -> FastAPI:
     # The last added is the outermost: each request passes Observer first.
     app.add_middleware(BodyLimit, service.config.body_max_bytes, service.config.body_timeout_seconds)
     app.add_middleware(HeadAsGet)
+    app.add_middleware(Polls, service, jobs.READ)
     app.add_middleware(CatchAll)
     app.add_middleware(Observer, figures)
     return app

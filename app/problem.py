@@ -95,9 +95,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(LightyardError, _refused)
     app.add_exception_handler(RequestValidationError, _bad_parameters)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(OperationalError, _database_away)
-    app.add_exception_handler(PoolTimeout, _database_away)
-    app.add_exception_handler(DBAPIError, _database_failed)
+    app.add_exception_handler(PoolTimeout, database_failed)
+    app.add_exception_handler(DBAPIError, database_failed)
     app.add_exception_handler(ClientDisconnect, _hung_up)
 
 
@@ -166,18 +165,21 @@ async def _http(request: Request, error: Exception) -> Response:
     )
 
 
-async def _database_away(request: Request, error: Exception) -> Response:
+def _database_away(request: Request, error: Exception) -> Response:
     log.warning("database_unavailable", error=str(error).partition("\n")[0])
     detail = "The database cannot be reached at the moment. Try again shortly."
     away = Unavailable(detail, code="database_unavailable", retry_after_seconds=DATABASE_RETRY_SECONDS)
     return refusal(request.scope, away)
 
 
-async def _database_failed(request: Request, error: Exception) -> Response:
-    """A driver may report a lost connection as something else than an `OperationalError`; SQLAlchemy still knows."""
-    assert isinstance(error, DBAPIError)
-    if error.connection_invalidated:
-        return await _database_away(request, error)
+async def database_failed(request: Request, error: Exception) -> Response:
+    """The answer where the database is away. Raises an error that is none of that kind.
+
+    A driver may report a lost connection as something else than an `OperationalError`; SQLAlchemy still knows.
+    """
+    assert isinstance(error, DBAPIError | PoolTimeout)
+    if isinstance(error, OperationalError | PoolTimeout) or error.connection_invalidated:
+        return _database_away(request, error)
     raise error
 
 

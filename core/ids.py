@@ -1,9 +1,11 @@
 """Names of things: a prefix that tells the kind and a time-ordered, unguessable rest."""
 
+import re
 import secrets
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: no i, l, o, u
+_REST = re.compile(f"[{_ALPHABET}]{{26}}")
 
 
 def new_id(prefix: str) -> str:
@@ -19,4 +21,4 @@ def new_id(prefix: str) -> str:
 def is_id(prefix: str, text: str) -> bool:
     """Whether `text` has the form of an id of that kind; it need not exist."""
     head, _, tail = text.partition("_")
-    return head == prefix and len(tail) == 26 and all(letter in _ALPHABET for letter in tail)
+    return head == prefix and _REST.fullmatch(tail) is not None

@@ -10,12 +10,10 @@ from app.following import follow, resume_from
 from app.routes.documented import problems
 from app.schemas.jobs import EventOut
 from app.schemas.resource import Page, answer
-from app.stream import EventStream, in_thread, message
-from core.job import Job
+from app.stream import EventStream
+from core.job import Mark
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["events"], dependencies=GUARDS)
-
-BATCH_EVENTS = 200
 
 
 @router.get("/events", response_model=Page[EventOut], summary="List a job's events", responses=problems())
@@ -49,13 +47,12 @@ async def stream_events(
 ) -> Response:
     """Server-sent events: `id` is the event's id, `event` its type; the last is `done`, after the job's end."""
     seen = resume_from(last_event_id)
-    await in_thread(parts.jobs.get, caller.project_id, job_id)
+    mark = await parts.reads.mark(caller, job_id)
 
-    def drain(_job: Job) -> list[bytes]:
+    async def drain(_mark: Mark) -> tuple[bytes, bool]:
         nonlocal seen
-        events = parts.events.after(job_id, seen, BATCH_EVENTS)
-        if events:
-            seen = events[-1].id
-        return [message(event.type, EventOut.of(event).model_dump(mode="json"), str(event.id)) for event in events]
+        told = await parts.reads.told(job_id, seen)
+        seen = told.last_id
+        return told.text, told.more
 
-    return follow(request, parts, caller, job_id, drain)
+    return follow(request, parts, caller, job_id, mark, drain)

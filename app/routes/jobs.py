@@ -9,6 +9,7 @@ from app import etag
 from app.creation import created
 from app.deps import GUARDS, Body, CallerOf, Cursor, IdempotencyKey, JobId, PageLimit, Parts
 from app.dry_run import as_dry_run, refuse_retry, tried
+from app.poll import answered
 from app.request_bodies import CHANGE, OVERRIDES, SUBMISSION
 from app.routes.documented import BODY, problems
 from app.routes.dry_runs import NOT_YET
@@ -16,7 +17,7 @@ from app.schemas.dry_runs import DryRunOut
 from app.schemas.jobs import JobOut, ValidationOut
 from app.schemas.resource import Page, answer
 from app.service import Service
-from app.stream import in_thread, unless_hung_up
+from app.stream import in_thread
 from app.submission import changes_in, new_job, overridden, validated
 from core.errors import BadRequest, PreconditionFailed, PreconditionRequired, Unavailable
 from core.job import Job, NewJob
@@ -145,17 +146,10 @@ async def read(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The job, or 304 where `If-None-Match` names its version; with `wait`, as soon as it has another."""
-    job = await in_thread(parts.jobs.get, caller.project_id, job_id)
-    seconds = min(wait or 0.0, parts.config.wait_max_seconds)
-    if seconds and not job.is_final and etag.matches_weakly(if_none_match, _tag(job)):
-        parts.hub.check_room()
-        async with parts.hub.watching(job.id) as watch:
-            changed = await unless_hung_up(request, watch.changed(job.version, seconds))
-        if changed:
-            job = await in_thread(parts.jobs.get, caller.project_id, job_id)
-    if etag.matches_weakly(if_none_match, _tag(job)):
-        return Response(status_code=304, headers={"ETag": _tag(job)})
-    return await in_thread(_shown, parts, caller, job)
+    return await answered(request, parts, caller, job_id, wait or 0.0, if_none_match)
+
+
+READ = router.routes[-1]
 
 
 @router.patch(

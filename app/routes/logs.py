@@ -11,7 +11,7 @@ from app.following import follow, resume_from
 from app.routes.documented import problems
 from app.stream import EventStream, in_thread, message
 from core.errors import BadRequest
-from core.job import Job
+from core.job import Job, Mark
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["logs"], dependencies=GUARDS)
 
@@ -96,19 +96,24 @@ async def stream_log(
 ) -> Response:
     """Server-sent events `log` with `{offset, text}`, whose `id` is the byte behind the text; the last is `done`."""
     at = (offset or 0) if last_event_id is None else resume_from(last_event_id)
+    mark = await parts.reads.mark(caller, job_id)
     _check_rank(await in_thread(parts.jobs.get, caller.project_id, job_id), rank)
 
-    def drain(job: Job) -> list[bytes]:
+    def read(is_final: bool) -> bytes:
         nonlocal at
         span = parts.logs.read(job_id, at, parts.config.log_answer_max_bytes, rank=rank)
-        text = _whole_characters(span.data, is_end=job.is_final and at + len(span.data) >= span.size_bytes)
+        text = _whole_characters(span.data, is_end=is_final and at + len(span.data) >= span.size_bytes)
         if not text:
-            return []
+            return b""
         began = at
         at += len(text.encode())
-        return [message("log", {"offset": began, "text": text}, str(at))]
+        return message("log", {"offset": began, "text": text}, str(at))
 
-    return follow(request, parts, caller, job_id, drain)
+    async def drain(mark: Mark) -> tuple[bytes, bool]:
+        told = await in_thread(read, mark.is_final)
+        return told, bool(told)
+
+    return follow(request, parts, caller, job_id, mark, drain)
 
 
 def _check_rank(job: Job, rank: int) -> None:
