@@ -1,10 +1,12 @@
 """The HTTP server of the API process."""
 
+import resource
 import socket
 
 import uvicorn
 from fastapi import FastAPI
 
+from app.connection import Connection
 from core.settings import Settings
 
 GRACE_SECONDS = 8
@@ -16,6 +18,12 @@ BACKLOG = 2048
 
 class Server(uvicorn.Server):
     """uvicorn, which lets waiting requests go as soon as it is to stop, instead of waiting for them."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. Each connection is an open file, of which a process may by default have 1024 unless it asks."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop: streams end, polls answer, the rest is waited for."""
@@ -31,7 +39,7 @@ def server(app: FastAPI, config: Settings) -> Server:
             host=config.host,
             port=config.port,
             loop="uvloop",
-            http="httptools",
+            http=Connection,
             ws="none",
             lifespan="on",
             access_log=False,
