@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import (
     BatchSizeFinder,
     LearningRateFinder,
@@ -25,12 +25,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import prune
 from torchmetrics import Metric
 
+from workers.trainer.bystander import Bystander
 from workers.trainer.control import Stopped
 
 State = dict[str, Any]
 
 
-class Quiet(Callback):
+class Quiet(Bystander):
     """Stands first, so that a run that is told to stop is no exception to those that save on one."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

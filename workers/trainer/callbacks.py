@@ -3,10 +3,11 @@
 import time
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
+from workers.trainer.bystander import Bystander
 from workers.trainer.divergence import LossWatch
 from workers.trainer.monitors import Monitors
 from workers.trainer.remedies import ignored_hooks
@@ -15,11 +16,10 @@ from workers.trainer.summary import Extent, extent, summarize
 from workers.trainer.whereabouts import Whereabouts
 
 
-class Reporter(Callback):
+class Reporter(Bystander):
     """Reports a run to its spool, and ends one that has gone wrong.
 
-    It draws no random number and changes nothing the run computes. All that looks at every step is behind this one
-    callback: Lightning spends microseconds on each, for each hook.
+    It draws no random number and changes nothing the run computes. Hooks of which nothing more is wanted are given up.
     """
 
     def __init__(
@@ -33,7 +33,6 @@ class Reporter(Callback):
         self._losses = LossWatch(stop_on_nan=stop_on_nan)
         self._monitors = Monitors()
         self._phase = "preparing"
-        self._stepped = False
         self._summarized = False
         self._extent = Extent(-1, -1)
 
@@ -65,10 +64,9 @@ class Reporter(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Report the first step of the attempt, by the trainer's own clock."""
-        if not self._stepped:
-            self._stepped = True
-            if trainer.is_global_zero:
-                self._spool.event("first_step", at=time.time(), global_step=trainer.global_step)
+        if trainer.is_global_zero:
+            self._spool.event("first_step", at=time.time(), global_step=trainer.global_step)
+        self._give_up("on_train_batch_start")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Each optimizer's loss comes by here."""
@@ -81,7 +79,10 @@ class Reporter(Callback):
         if trainer.is_global_zero:
             self._tell_progress(trainer)
             self._spool.flush_if_due()
-        self._losses.batch_end(trainer, outputs)
+        if not self._losses.is_over():
+            self._losses.batch_end(trainer, outputs)
+            if self._losses.is_over():
+                self._give_up("on_before_backward")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch is over."""
@@ -126,6 +127,9 @@ class Reporter(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remember where it was: Lightning forgets that before the error gets out."""
         self.failed_at = Whereabouts.of(trainer, self._phase)
+
+    def _give_up(self, hook: str) -> None:
+        setattr(self, hook, None)  # as `Bystander` has those that it never wants
 
     def _tell_progress(self, trainer: Trainer) -> None:
         self._progress.write(

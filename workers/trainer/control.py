@@ -11,6 +11,8 @@ from workers.rundir import Control
 
 AGREE_SECONDS = 0.2
 AGREE_BATCHES_MAX = 100
+LOOK_SECONDS = 0.01
+"""The control file is looked at no more often: at a step of less than a millisecond that would be felt."""
 STOP_PATIENCE_SECONDS = 0.5
 """A run that can go on from an epoch's beginning only, and is to stop, may come to the next one for so long."""
 
@@ -63,6 +65,7 @@ class Agreement:
         self._batches_left = 1
         self._looked_at = time.monotonic()
         self._looks_every = 1
+        self._look_again_at = 0.0
 
     def saved(self) -> None:
         """The interval to the next recovery checkpoint begins."""
@@ -71,9 +74,12 @@ class Agreement:
 
     def look(self) -> None:
         """See what is asked. Only where there is one rank."""
-        control = self._control.read()
         now = time.monotonic()
         self.due = now - self._saved_at >= self._interval_seconds
+        if now < self._look_again_at:
+            return
+        self._look_again_at = now + LOOK_SECONDS
+        control = self._control.read()
         if control.saves > self._saves_seen:
             self._saves_seen, self.save = control.saves, True
         if control.stop:

@@ -45,6 +45,10 @@ class LossWatch:
         self._has_loss = False
         self._batches = 0
 
+    def is_over(self) -> bool:
+        """Whether no later loss can end the run: then nothing need be told."""
+        return self._has_loss and not self._stops
+
     def before_backward(self, trainer: Trainer, loss: Tensor) -> None:
         """A loss is about to be propagated back. Raises `Diverged`, as the others do."""
         self._propagated = True
@@ -90,14 +94,13 @@ class LossWatch:
     def _take(self, trainer: Trainer, loss: Tensor) -> None:
         value = loss.detach()
         value = (value if value.numel() == 1 else value.sum()).reshape(())
-        where = Whereabouts.of(trainer, "training")
         if value.is_cpu and trainer.world_size == 1:
             number = value.item()
             if not math.isfinite(number):
-                raise Diverged(where, number)
+                raise Diverged(Whereabouts.of(trainer, "training"), number)
             return
         self._losses.append(value.float())
-        self._places.append((trainer.fit_loop.total_batch_idx, where))
+        self._places.append((trainer.fit_loop.total_batch_idx, Whereabouts.of(trainer, "training")))
 
     def _check_for_any(self, trainer: Trainer) -> None:
         """Lightning skips a batch whose training_step returns None, with a warning; to skip all cannot be meant.

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 
 from workers.rundir import RunDir
+from workers.trainer.bystander import Bystander
 from workers.trainer.control import ControlFile, Stopped
 from workers.trainer.spool import ProgressFile, Spool
 
 
-class Evaluation(Callback):
+class Evaluation(Bystander):
     """Reports such a run, and stops it between two batches. It has nothing to save: another attempt begins anew.
 
     Each rank stops by itself. One that waits for another meanwhile is told that it is gone, which is no fault then.

@@ -83,6 +83,8 @@ class EpochLoop(_TrainingEpochLoop):
     """The loop over the batches of an epoch."""
 
     places: Places
+    _validates: bool | None = None
+    """Whether a validation follows the batch that has just ended, once that is found out."""
 
     @property
     def done(self) -> bool:
@@ -115,11 +117,17 @@ class EpochLoop(_TrainingEpochLoop):
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """What follows a batch: a validation, where it is time."""
-        if not self.places.validation_due and self._should_check_val_fx(data_fetcher):
+        entered = self.places.validation_due
+        validates = self._should_check_val_fx(data_fetcher)
+        if validates and not entered:
             self.places.before_validation()
+        self._validates = validates  # Lightning asks again
         super().on_advance_end(data_fetcher)
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        known, self._validates = self._validates, None
+        if known is not None:
+            return known
         if self.places.validation_due:
             self.places.validation_due = False
             return True

@@ -7,10 +7,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.call import _call_lightning_module_hook
 
 from workers.rundir import EXACT, Order, RunDir
+from workers.trainer.bystander import Bystander
 from workers.trainer.spool import Spool
 
 PLACE = "Recovery"
@@ -26,7 +27,7 @@ class UnusableCheckpoint(Exception):
     """The checkpoint that a job names cannot be what it is to start from. The message says why, and what to do."""
 
 
-class Origin(Callback):
+class Origin(Bystander):
     """Reads what a run starts from, and says how it goes on."""
 
     def __init__(self, run: RunDir, order: Order, spool: Spool) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.utilities.distributed import _InfiniteBarrier
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.trainer import call
 from pytorch_lightning.trainer.connectors.data_connector import _DataConnector
@@ -26,6 +26,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from workers.rundir import Order, RunDir
+from workers.trainer.bystander import Bystander
 from workers.trainer.control import ControlFile, Stopped
 from workers.trainer.data_errors import PreparingTakesLong, preparing
 from workers.trainer.data_lock import DataLock
@@ -37,7 +38,7 @@ LOOK_SECONDS = 0.2
 Owner = LightningDataModule | LightningModule
 
 
-class Preparing(Callback):
+class Preparing(Bystander):
     """Makes a run's calls of `prepare_data` under the machine's lock, and reports them and each `setup`."""
 
     def __init__(self, order: Order, run: RunDir, spool: Spool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.trainer.call import _call_callbacks_state_dict
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -19,6 +19,7 @@ from workers.rundir import Order, RunDir
 from workers.trainer import builtin
 from workers.trainer.attributes import Attributes
 from workers.trainer.boundary import Boundary, Weights
+from workers.trainer.bystander import Bystander
 from workers.trainer.control import Agreement, ControlFile, Stopped
 from workers.trainer.data import Data, user_parts
 from workers.trainer.epoch import CannotGather, gather, restore
@@ -33,7 +34,7 @@ SAVED, DISK_FULL, NOT_LOADABLE = range(3)
 OTHER_SUMS = "gradients of more than two ranks are summed in an order that may be another after a resume"
 
 
-class Recovery(Callback):
+class Recovery(Bystander):
     """Saves recovery checkpoints, stops a run where it can go on from, and resumes one; see `loops.Places`."""
 
     def __init__(self, run: RunDir, spool: Spool, files: OutboxCheckpointIO, order: Order) -> None:
@@ -169,7 +170,7 @@ class Recovery(Callback):
         entered, self._just_entered = self._just_entered, False
         if begins and trainer.world_size == 1:
             asked.look()
-        if self._unavailable or self._searching or not (asked.stop or (asked.due and not entered)):
+        if not (asked.stop or (asked.due and not entered)) or self._unavailable or self._searching:
             return
         if not begins and self._data.by_epoch is not None:
             return
