@@ -5,12 +5,12 @@ Against MLflow's history in bulk on the same PostgreSQL, whose tables are filled
 
 import json
 import time
+from array import array
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, insert, text
 
 from benchmarks.api import api
 from benchmarks.caller import Caller
@@ -20,8 +20,10 @@ from benchmarks.servers import mlflow, postgres, tables
 from core.database import Database
 from core.job import NewJob
 from core.jobs import Jobs
-from core.metrics import Metrics, Point
+from core.metric_chunk import Columns
+from core.metrics import chunk_row
 from core.security import authenticate
+from core.tables import metric_chunks, metric_series
 from tests.servers import BrokerServer, empty_database
 
 LONG = 1_000_000
@@ -31,8 +33,8 @@ PAGE_LENGTH = 50_000
 PAGE_SHOWN = 200
 SAMPLES = 40
 THEIR_SAMPLES = 5
-AT = datetime(2026, 1, 2, tzinfo=UTC)
-BATCH = 50_000
+FIRST_AT = 1_700_000_000_000_000
+"""Unix time of the first point, in microseconds; one follows each 20 ms."""
 FIRST_SECONDS = 180.0
 AIM_LONG_MILLISECONDS = 30.0
 AIM_PAGE_MILLISECONDS = 100.0
@@ -88,14 +90,17 @@ def _fill(database: Database, project_id: str) -> list[str]:
     for length in (LONG, *[PAGE_LENGTH] * PAGE_JOBS):
         with database.write() as connection:
             job = Jobs(database).create(connection, project_id, NewJob({}, ["m.Net"], "auto", 1, 3600.0, 1))
-        made.append(job.id)
-        for start in range(0, length, BATCH):
-            points = [
-                Point("loss", step, step // 1000, 1.0 / (step + 1), AT + timedelta(milliseconds=20 * step))
-                for step in range(start, min(start + BATCH, length))
-            ]
-            with database.write() as connection:
-                Metrics(database).add(connection, job.id, points, 10)
+            made.append(job.id)
+            series = insert(metric_series).values(job_id=job.id, name="loss").returning(metric_series.c.id)
+            series_id = connection.execute(series).scalar_one()
+            steps = range(length)
+            columns = Columns(
+                array("q", steps),
+                array("i", [step // 1000 for step in steps]),
+                array("d", [1.0 / (step + 1) for step in steps]),
+                array("q", [FIRST_AT + 20_000 * step for step in steps]),
+            )
+            connection.execute(insert(metric_chunks), [chunk_row(series_id, chunk) for chunk in columns.chunks()])
     return made
 
 

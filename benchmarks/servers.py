@@ -75,7 +75,7 @@ def mlflow(database_url: str, folder: Path) -> Iterator[str]:
             command,
             cwd=folder,
             env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-            | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -8,6 +8,9 @@ import jsonargparse
 from workers.trainer.classes import Announced, Classes
 from workers.trainer.type_schemas import dtypes
 
+_allowed_now: list[tuple[str, ...]] = []
+"""The modules of which this process allows what they have, once it does."""
+
 
 def allow_only(modules: Sequence[str]) -> None:
     """Have jsonargparse, in this process, import only what is announced of these modules, of Lightning and of torch.
@@ -15,11 +18,14 @@ def allow_only(modules: Sequence[str]) -> None:
     Nor does it build a class that is given to a parameter without a type. The API has checked the names against the
     catalogue before; this is the same check where it counts, in the process that imports.
     """
+    if _allowed_now == [tuple(modules)]:  # as the fork server has said for all its forks
+        return
     jsonargparse.set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=list(_allowed(tuple(modules))),
         instantiate_subclass_spec_in_any=False,
     )
+    _allowed_now[:] = [tuple(modules)]
 
 
 def announced(modules: Sequence[str]) -> Mapping[str, Announced]:
