@@ -36,7 +36,7 @@ serve: $(VENV)/.runs ## API, broker and worker in the foreground; state in .ligh
 	@$(BIN)/python -m embedded.serve
 
 test: $(VENV)/.tests ## all tests, on SQLite and PostgreSQL, on real brokers (ARGS="-k name" for some)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 faults: $(VENV)/.tests ## break real stacks by seeded schedules of faults, and see that nothing is lost (SEEDS=50)
 	$(BIN)/python -m tests.faults --seeds $(SEEDS) $(ARGS)

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -11,10 +10,12 @@ from pathlib import Path
 from honcho.environ import parse_procfile
 from rich.console import Console
 from rich.markup import escape
+from sqlalchemy.exc import SQLAlchemyError
 
+from core.database import Database, is_current, upgrade, wait_for
+from core.security import first_start
 from core.settings import Settings, settings
 from embedded.home import HomeError, address, check_port, free_port, only_stack_in
-from embedded.lineage import bound_to_parent
 from embedded.readiness import NotReady, wait_until_ready
 from embedded.runner import Runner
 
@@ -40,7 +41,7 @@ def main() -> None:
             port = config.port or free_port(config.host)
             check_port(config.host, port)
             environment = _environment(config, port)
-            _migrate(environment)
+            _migrate(config)
             ended = _run(config, port, environment, console)
     except HomeError as error:
         console.print(f"[bold red]cannot start:[/] {escape(str(error))}")
@@ -89,17 +90,27 @@ def _announce(console: Console, config: Settings, url: str, key: str) -> None:
     )
 
 
-def _migrate(environment: dict[str, str]) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "core.database", "upgrade"],
-        env=environment,
-        preexec_fn=bound_to_parent(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode != 0:
-        raise HomeError(f"the database could not be brought up to date:\n{result.stdout}{result.stderr}")
+def _migrate(config: Settings) -> None:
+    """Bring the database up to date, before anything is forked: Ctrl-C in the moment of a fork would be lost."""
+    database = Database.of(config)
+    try:
+        wait_for(database)
+        if not is_current(database):
+            _upgrade(database)
+        first_start(database, config.key_path)
+    except (SQLAlchemyError, OSError) as error:
+        raise HomeError(f"the database could not be brought up to date: {error}") from error
+    finally:
+        database.close()
+
+
+def _upgrade(database: Database) -> None:
+    from alembic.util import CommandError  # takes long to load, and mostly there is nothing to do
+
+    try:
+        upgrade(database)
+    except CommandError as error:  # it is of a newer version, say
+        raise HomeError(f"the database could not be brought up to date: {error}") from error
 
 
 def _environment(config: Settings, port: int) -> dict[str, str]:

@@ -2,15 +2,17 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from core.settings import Settings
 from tests.servers import BrokerServer, PostgresServer, empty_database, flush_broker
-from tests.stack import Backend, Stack
+from tests.stack import TAUGHT, Backend, Stack
 
 BACKENDS = ["embedded", "production"]
 
@@ -20,19 +22,43 @@ TEST_BROKER_URL = os.environ.get("LIGHTYARD_TEST_BROKER_URL", "")
 """A Redis database to use instead of one of our own; it is FLUSHED again and again."""
 
 
-LONGEST_FIRST = ("e2e", "embedded", "faults", "workers", "models")
-"""Folders whose files take long, for they start processes and wait: dealt out last, one would keep all waiting."""
+SHARED = "stack-{}"
+"""A group of tests, by the backend of the stack that they share."""
+LONGEST_FIRST = (*map(SHARED.format, BACKENDS), "faults", "e2e", "embedded", "workers", "models")
+"""Those groups, and folders whose tests start processes and wait: dealt out last, one would keep all waiting."""
+
+
+class ByStack(LoadScopeScheduling):
+    """Deals tests out to the processes by the file, and those that share a stack all at once: it starts in one only."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByStack:
+    return ByStack(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files are dealt out to the test processes in the order of their tests."""
-    here = Path(__file__).parent
+    """Groups are dealt out in the order of their tests."""
+    items.sort(key=_turn)
 
-    def place(item: pytest.Item) -> int:
-        folder = item.path.relative_to(here).parts[0]
-        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
 
-    items.sort(key=place)
+def _group(nodeid: str) -> str:
+    """The stack that a test shares with others, as its parameter or its folder says, or its file."""
+    file, _, test = nodeid.removeprefix("tests/").partition("::")
+    if file.startswith("e2e/lightning/"):
+        return SHARED.format("embedded")
+    parameters = test.partition("[")[2].rstrip("]").split("-")
+    if file.startswith("e2e/") or file == "test_container_files.py":
+        return next((SHARED.format(backend) for backend in BACKENDS if backend in parameters), file)
+    return file
+
+
+def _turn(item: pytest.Item) -> int:
+    first = _group(item.nodeid).partition("/")[0]
+    return LONGEST_FIRST.index(first) if first in LONGEST_FIRST else len(LONGEST_FIRST)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,38 +116,40 @@ def home(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(Settings(home=folder).socket_path.parent, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
-def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API and a worker on each backend, shared by all tests that leave it whole."""
-    with _backend(request) as backend, Stack(tmp_path_factory.mktemp(backend.name), backend) as running:
+@pytest.fixture(scope="session")
+def embedded_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """An API and a worker on SQLite and a Unix socket, with all that there is to run in the worker's catalogue."""
+    backend = Backend("embedded", database_url="", broker_url="")
+    with Stack(tmp_path_factory.mktemp(backend.name), backend, settings=TAUGHT) as running:
         yield running
 
 
-@pytest.fixture(params=BACKENDS)
-def start_stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Stack]]:
-    """Starts stacks of a test's own, to break: `start_stack(workers=2, settings={...})`. Servers are new and empty."""
-    with ExitStack() as opened:
-
-        def start(workers: int = 1, settings: dict[str, str] | None = None) -> Stack:
-            backend = opened.enter_context(_backend(request))
-            folder = tmp_path / f"stack-{len(list(tmp_path.glob('stack-*'))) + 1}"
-            return opened.enter_context(Stack(folder, backend, workers=workers, settings=settings))
-
-        yield start
-
-
-@contextmanager
-def _backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    if request.param == "embedded":
-        yield Backend("embedded", database_url="", broker_url="")
-        return
+@pytest.fixture(scope="session")
+def production_stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """An API and a worker on PostgreSQL and TCP."""
     with ExitStack() as opened:
         database_url = opened.enter_context(empty_database(request.getfixturevalue("postgres_url")))
+        broker_url, broker = TEST_BROKER_URL, None
         if TEST_BROKER_URL:
             flush_broker(TEST_BROKER_URL)
-            yield Backend("production", database_url, TEST_BROKER_URL)
-            return
-        # Of its own, because a test's `broker_url` is emptied while a session's stack goes on.
-        broker = BrokerServer()
-        opened.callback(broker.close)
-        yield Backend("production", database_url, broker.url, broker)
+        else:
+            # Of its own, because a test's `broker_url` is emptied while a session's stack goes on.
+            broker = BrokerServer()
+            opened.callback(broker.close)
+            broker_url = broker.url
+        backend = Backend("production", database_url, broker_url, broker)
+        yield opened.enter_context(Stack(tmp_path_factory.mktemp(backend.name), backend))
+
+
+@pytest.fixture
+def worker_count() -> int:
+    """How many workers a test finds; one that needs more is parametrized with it."""
+    return 1
+
+
+@pytest.fixture(params=BACKENDS)
+def stack(request: pytest.FixtureRequest, worker_count: int) -> Stack:
+    """An API and a worker on each backend, or on the one that a test asks for: shared, and whole when a test begins."""
+    running: Stack = request.getfixturevalue(f"{request.param}_stack")
+    running.have_workers(worker_count)
+    return running

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
+import psutil
 import pytest
 
 from core.settings import Settings
@@ -43,6 +45,12 @@ FAST = {
     "OMP_NUM_THREADS": "1",
 }
 """The same program with shorter waits, so that a test sees a lease expire."""
+
+TAUGHT = {
+    "LIGHTYARD_CATALOG_MODULES": "models,misbehaving,predicting,lessons,pytorch_lightning.demos",
+    "PYTHONPATH": os.pathsep.join([str(TESTS / "user_code"), str(TESTS.parent / "examples"), str(TESTS.parent)]),
+}
+"""A worker that can run the lessons and Lightning's own demos, too."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +186,23 @@ class Stack:
     def wait_for_workers(self, count: int, deadline_seconds: float = START_SECONDS) -> None:
         """Wait until so many workers have announced themselves."""
         wait_until(
-            lambda: len(online_workers(self.client, self.key)) == count,
+            lambda: len(self._online()) == count,
             what=f"{count} workers are online",
             deadline_seconds=deadline_seconds,
         )
+
+    @property
+    def workers(self) -> list[str]:
+        """The names of the workers that run, the oldest first."""
+        return [name for name in self.processes if name.startswith("worker-")]
+
+    def have_workers(self, count: int) -> None:
+        """Return with so many workers, all of them online: start those that are missing, stop the newest ones."""
+        for _ in range(count - len(self.workers)):
+            self.start_worker()
+        for name in self.workers[count:]:
+            self.terminate(name)
+        wait_until(self._workers_are_online, what=f"{self.workers} are online", deadline_seconds=START_SECONDS)
 
     def kill(self, name: str) -> None:
         """Kill a process outright, as a power cut would; what it started must find its own end."""
@@ -208,6 +229,17 @@ class Stack:
             self._wait(name)
         self.processes.clear()
         shutil.rmtree(Settings(home=self.home).socket_path.parent, ignore_errors=True)
+
+    def _online(self) -> list[dict[str, Any]]:
+        return online_workers(self.client, self.key)
+
+    def _workers_are_online(self) -> bool:
+        self._all_run()
+        online = self._online()
+        since = {one["name"]: datetime.fromisoformat(one["started_at"]).timestamp() for one in online}
+        # One that was killed is online for a moment more, under the name of the one that was started in its place.
+        begun = {name: psutil.Process(self.processes[name].pid).create_time() for name in self.workers}
+        return len(online) == len(begun) and all(since.get(name, 0.0) > begun[name] for name in begun)
 
     def _wait(self, name: str) -> None:
         process = self.processes[name]

@@ -219,7 +219,7 @@ def test_the_migration_runs_twice_and_makes_the_first_key(
 def test_the_images_run_what_the_stack_runs(stages: dict[str, dict[str, str]], stack: Stack) -> None:
     ran = {name: process.args for name, process in stack.processes.items()}
     assert command_of(stages["api"]["CMD"]) == ran["api"]
-    assert command_of(stages["worker"]["CMD"]) == ran["worker-1"]
+    assert command_of(stages["worker"]["CMD"]) == ran[stack.workers[0]]
 
 
 @of_production
@@ -234,7 +234,7 @@ def test_the_apis_health_check_passes_while_it_runs_and_fails_where_none_does(
 
 @of_production
 def test_the_workers_health_check_passes_while_it_runs(stages: dict[str, dict[str, str]], stack: Stack) -> None:
-    assert stack.processes["worker-1"].poll() is None
+    assert stack.processes[stack.workers[0]].poll() is None
     checked = run(command_of(stages["worker"]["HEALTHCHECK"]))
     assert checked.returncode == 0, checked.stderr
 

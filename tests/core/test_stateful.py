@@ -353,5 +353,5 @@ class Yard(RuleBasedStateMachine):
 
 
 def test_no_sequence_of_verbs_leads_where_the_model_does_not(database: Database) -> None:
-    examples = RANDOM_EXAMPLES or (20 if database.is_sqlite else 10)
+    examples = RANDOM_EXAMPLES or (12 if database.is_sqlite else 10)
     run_state_machine_as_test(lambda: Yard(database), settings=settings(SETTINGS, max_examples=examples))

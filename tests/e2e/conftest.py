@@ -90,5 +90,5 @@ class User:
 
 @pytest.fixture
 def user(stack: Stack) -> User:
-    """A caller of the module's stack."""
+    """A caller of the stack."""
     return User(stack)

@@ -84,7 +84,8 @@ def test_a_trainer_killed_late_goes_on_from_its_recovery_checkpoint(user: User, 
 def test_a_fork_server_that_dies_costs_an_attempt_not_the_job(user: User) -> None:
     job_id = user.submit(user.net(step_seconds=0.05, batches=40, trainer={"max_steps": 40}))
     user.until_event(job_id, "first_step")
-    worker = psutil.Process(user.stack.processes["worker-1"].pid)
+    (name,) = user.stack.workers
+    worker = psutil.Process(user.stack.processes[name].pid)
     (server,) = [child for child in worker.children() if child.name().startswith("lightyard-fork")]
     trainers = server.children(recursive=True)
     assert trainers
@@ -148,8 +149,8 @@ def test_a_running_job_stops_between_two_steps_and_leaves_a_checkpoint(user: Use
     types = user.event_types(job_id)
     assert types[-2:] == ["stopped", "cancelled"]
     (checkpoint,) = user.client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]
-    assert checkpoint["kind"] == "stop"
-    assert checkpoint["step"] >= job["progress"]["global_step"] > 0
+    assert (checkpoint["kind"], checkpoint["id"]) == ("stop", job["last_checkpoint_id"])
+    assert checkpoint["step"] == job["progress"]["global_step"] > 0
     assert user.client.post(f"/v1/jobs/{job_id}/cancel").json()["status"] == "cancelled", "asking again is no error"
 
 
@@ -187,7 +188,8 @@ def test_a_queued_job_is_cancelled_at_once(user: User) -> None:
 
 def test_nothing_of_a_trainer_is_left_when_its_job_has_ended(user: User) -> None:
     user.ended(user.submit(user.net()))
-    worker = psutil.Process(user.stack.processes["worker-1"].pid)
+    (name,) = user.stack.workers
+    worker = psutil.Process(user.stack.processes[name].pid)
 
     def only_the_fork_server() -> bool:
         names = [child.name() for child in worker.children(recursive=True)]

@@ -4,30 +4,33 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 
+from embedded.lineage import bound_to_parent
 from tests.e2e.conftest import User
+
+# What SQLite keeps of a run is looked at by all the tests in lightning/.
+pytestmark = pytest.mark.parametrize("stack", ["production"], indirect=True)
 
 ROOT = Path(__file__).parents[2]
 DIGITS = (ROOT / "examples" / "digits.yaml").read_text().replace("max_epochs: 20", "max_epochs: 2")
 
 BY_HAND = """
-import sys
-from pytorch_lightning.cli import LightningCLI
-LightningCLI(args=["fit", "--config", sys.argv[1], "--trainer.default_root_dir", sys.argv[2]])
-"""
-
-COMPARE = """
 import json, sys, torch
 from pathlib import Path
 from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningCLI
 from models.data import Digits
 from models.vision import ImageClassifier
-last, by_hand, best = sys.argv[1:]
+LightningCLI(args=["fit", "--config", sys.argv[1], "--trainer.default_root_dir", "by-hand"])
+last, best = json.loads(sys.stdin.readline())
 one = torch.load(last, weights_only=True, map_location="cpu")
-two = torch.load(next(Path(by_hand).rglob("last.ckpt")), weights_only=True, map_location="cpu")
+two = torch.load(next(Path("by-hand").rglob("last.ckpt")), weights_only=True, map_location="cpu")
 same = {key: torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items()}
 moments = [torch.equal(state["exp_avg"], two["optimizer_states"][0]["state"][index]["exp_avg"])
     for index, state in one["optimizer_states"][0]["state"].items()]
@@ -36,43 +39,55 @@ trainer = Trainer(logger=False, enable_progress_bar=False, enable_model_summary=
 score = trainer.validate(module, Digits(batch_size=64, random_shift=1), verbose=False)[0]
 print(json.dumps({"same": same, "moments": moments, "steps": [one["global_step"], two["global_step"]], "score": score}))
 """
+"""Trains the config as a user outside of the service would, then compares it with a job's last checkpoint and its best.
+
+Their paths come as a line of JSON when it has ended.
+"""
 
 
-def run(program: str, *arguments: object, folder: Path) -> str:
-    """Run a program in a Python of its own, as a user outside of the service would; returns its last line."""
-    command = [sys.executable, "-c", program, *map(str, arguments)]
+@contextmanager
+def by_hand(config: Path) -> Iterator[subprocess.Popen[str]]:
+    """A Python of its own that knows nothing of the service."""
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-c", BY_HAND, str(config)]
+    started = subprocess.Popen(
+        command, cwd=config.parent, env=environment, text=True, preexec_fn=bound_to_parent(), **pipes
+    )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
 
 
 def test_the_digits_file_trains_as_a_job_to_what_it_trains_to_by_hand_bit_for_bit(user: User, tmp_path: Path) -> None:
-    job_id = user.submit(DIGITS)
     config = tmp_path / "digits.yaml"
     config.write_text(DIGITS)
-    run(BY_HAND, config, tmp_path / "by-hand", folder=tmp_path)
+    with by_hand(config) as hand:
+        job_id = user.submit(DIGITS)
+        job = user.ended(job_id, deadline_seconds=120)
+        assert job["status"] == "succeeded", job["reason"]
+        types = user.event_types(job_id)
+        assert types[:6] == ["created", "claimed", "started", "data_prepared", "data_set_up", "first_step"]
+        assert types[-1] == "succeeded"
+        assert types.count("checkpoint_saved") >= 3
 
-    job = user.ended(job_id, deadline_seconds=120)
-    assert job["status"] == "succeeded", job["reason"]
-    types = user.event_types(job_id)
-    assert types[:6] == ["created", "claimed", "started", "data_prepared", "data_set_up", "first_step"]
-    assert types[-1] == "succeeded"
-    assert types.count("checkpoint_saved") >= 3
+        listed = user.client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]
+        files = {}
+        for checkpoint in listed:
+            file = user.download(checkpoint["id"], tmp_path / checkpoint["id"])
+            assert hashlib.sha256(file.read_bytes()).hexdigest() == checkpoint["sha256"]
+            assert file.stat().st_size == checkpoint["size_bytes"]
+            files[checkpoint["id"]] = file
+        assert [one["is_best"] for one in listed].count(True) == 1
+        assert [one["is_last"] for one in listed].count(True) == 1
 
-    listed = user.client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]
-    files = {}
-    for checkpoint in listed:
-        file = user.download(checkpoint["id"], tmp_path / checkpoint["id"])
-        assert hashlib.sha256(file.read_bytes()).hexdigest() == checkpoint["sha256"]
-        assert file.stat().st_size == checkpoint["size_bytes"]
-        files[checkpoint["id"]] = file
-    assert [one["is_best"] for one in listed].count(True) == 1
-    assert [one["is_last"] for one in listed].count(True) == 1
-
-    best = user.client.get(f"/v1/jobs/{job_id}/checkpoints/best").json()
-    arguments = (files[job["last_checkpoint_id"]], tmp_path / "by-hand", files[best["id"]])
-    told = json.loads(run(COMPARE, *arguments, folder=tmp_path))
+        best = user.client.get(f"/v1/jobs/{job_id}/checkpoints/best").json()
+        paths = [str(files[job["last_checkpoint_id"]]), str(files[best["id"]])]
+        output, errors = hand.communicate(json.dumps(paths), timeout=120)
+    assert hand.returncode == 0, errors
+    told = json.loads(output.strip().splitlines()[-1])
     assert told["same"]
     assert all(told["same"].values()), told
     assert told["moments"]
@@ -94,24 +109,6 @@ def test_what_a_job_logged_is_what_it_tells(user: User) -> None:
     assert "max_steps=6` reached" in user.log(job_id)
     found = user.client.get("/v1/jobs", params={"name": "logged", "label.suite": "e2e"}).json()["data"]
     assert [one["id"] for one in found] == [job_id]
-
-
-def test_early_stopping_is_a_success_that_says_so(user: User) -> None:
-    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss", "patience": 1, "mode": "max"}}
-    flags = {"max_steps": -1, "max_epochs": 50, "callbacks": [stopping]}
-    job = user.ended(user.submit(user.net(batches=2, trainer=flags)))
-    assert job["status"] == "succeeded", job["reason"]
-    assert job["reason"]["code"] == "early_stopped"
-    assert "loss" in job["reason"]["message"]
-    assert job["progress"]["epoch"] < 49
-
-
-def test_two_devices_train_as_two_ranks_of_one_job(user: User) -> None:
-    flags = {"devices": 2, "accelerator": "cpu", "strategy": "ddp", "max_steps": 3, "log_every_n_steps": 1}
-    job = user.ended(user.submit(user.net(batches=8, trainer=flags)))
-    assert job["status"] == "succeeded", job["reason"]
-    assert job["attempts"][0]["devices"] == ["cpu:0", "cpu:1"]
-    assert job["metrics"]["rank"] == 0.0, "metrics come from the first rank, once"
 
 
 def test_a_running_job_finds_no_credential_in_its_environment(user: User) -> None:
@@ -142,10 +139,3 @@ def test_every_fault_of_a_config_is_told_at_submit_and_no_row_is_left(user: User
         "/config/trainer/max_epochs",
     }
     assert user.client.get("/v1/jobs").json()["data"] == before
-
-
-def test_a_plain_module_is_no_model(user: User) -> None:
-    answer = user.client.post("/v1/jobs", json={"config": {"model": {"class_path": "misbehaving.Plain"}}})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == "/config/model/class_path"
-    assert "LightningModule" in answer.json()["errors"][0]["message"]

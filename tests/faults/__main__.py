@@ -11,14 +11,13 @@ from pathlib import Path
 
 from core.log import configure
 from core.settings import Settings
-from tests.faults.caller import Caller
 from tests.faults.faults import BOTH, Fault, all_kinds, kinds_of
 from tests.faults.outage import PRODUCTION_PACE, endure
 from tests.faults.remains import unsettled
-from tests.faults.report import Verdict, failure, judge, table
-from tests.faults.run import Run
-from tests.faults.schedule import LONG, SHORT, Size, plan
-from tests.faults.undisturbed import Result, undisturbed
+from tests.faults.report import Verdict, table
+from tests.faults.schedule import LONG, SHORT, Size
+from tests.faults.trial import learn, try_seed
+from tests.faults.undisturbed import Result
 from tests.faults.world import World
 
 RUNS_PER_STACK = 10
@@ -74,22 +73,10 @@ def on_one_stack(
     here = folder / f"{backend}-{seeds[0]}"
     with World(here, backend) as world:
         if not known:
-            caller = Caller(world.stack.address, world.stack.key)
-            known.update(undisturbed(caller, size))
-            caller.close()
+            known.update(learn(world, size))
         for seed in seeds:
-            schedule = plan(seed, backend, {name: kind.draw for name, kind in kinds.items()}, size)
-            run, began = Run(world, schedule, kinds, size, known), time.monotonic()
-            try:
-                verdict = judge(run.to_the_end(), backend, time.monotonic() - began)
-            except AssertionError as error:  # a wait came to its deadline
-                verdict = Verdict(seed, backend, time.monotonic() - began, {"came_to_its_end": [str(error)]})
-            finally:
-                run.caller.close()
-            verdicts.append(verdict)
-            print(verdict, flush=True)
-            if verdict.violations:
-                print(failure(verdict, run.evidence, here), flush=True)
+            verdicts.append(try_seed(world, seed, kinds, size, known))
+            if verdicts[-1].violations:
                 return verdicts
         if size is LONG and (left := left_by_restart(world)):
             verdicts[-1].violations["run_directories_settled"] = left

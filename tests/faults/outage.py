@@ -59,31 +59,37 @@ class Endured:
 
 def endure(folder: Path, backend: str, outage_seconds: float, settings: Mapping[str, str] | None = None) -> Endured:
     """Train a job on a stack of one worker, through an outage of so many seconds."""
+    with World(folder, backend, WORKERS[:1], settings) as world:
+        return endured(world, outage_seconds)
+
+
+def endured(world: World, outage_seconds: float) -> Endured:
+    """Train a job on a stack that runs, through an outage of so many seconds."""
     size = replace(LONG, batches=BATCHES, step_seconds=(BEGINS_SECONDS + outage_seconds + TRAINS_ON_SECONDS) / STEPS)
     kinds: dict[str, type[Fault]] = {
         kind.kind: kind for kind in (BrokerFlush, BrokerKill, DatabaseKill, DatabaseLock, Questions)
     }
     undisturbed: dict[str, Result] = {}
-    with World(folder, backend, WORKERS[:1], settings) as world:
-        run, began = Run(world, script(backend, outage_seconds), kinds, size, undisturbed), time.monotonic()
-        # Beside it, as fast as it gets: by the outage it is over, or nearly.
-        caller = Caller(world.stack.address, world.stack.key)
-        jobs = submit(caller, size, [MODEL])
-        evidence = run.evidence
-        try:
-            run.to_the_end()
-            undisturbed.update(results_of(caller, jobs))
-            verdict = judge(evidence, backend, time.monotonic() - began)
-        except AssertionError as error:  # a wait came to its deadline, or the job beside it was lost
-            verdict = Verdict(0, backend, time.monotonic() - began, {"came_to_its_end": [str(error)]})
-        caller.close()
-        if told := list(outlived(evidence)):
-            verdict.violations["outlived"] = told
-        endured = _endured(evidence, verdict)
-        if verdict.violations:
-            endured = replace(endured, failure=failure(verdict, evidence, folder, f"--outage {outage_seconds:g}"))
-        run.caller.close()
-    return endured
+    run, began = Run(world, script(world.backend, outage_seconds), kinds, size, undisturbed), time.monotonic()
+    # Beside it, as fast as it gets: by the outage it is over, or nearly.
+    caller = Caller(world.stack.address, world.stack.key)
+    jobs = submit(caller, size, [MODEL])
+    evidence = run.evidence
+    try:
+        run.to_the_end()
+        undisturbed.update(results_of(caller, jobs))
+        verdict = judge(evidence, world.backend, time.monotonic() - began)
+    except AssertionError as error:  # a wait came to its deadline, or the job beside it was lost
+        verdict = Verdict(0, world.backend, time.monotonic() - began, {"came_to_its_end": [str(error)]})
+    caller.close()
+    if told := list(outlived(evidence)):
+        verdict.violations["outlived"] = told
+    shown = _endured(evidence, verdict)
+    if verdict.violations:
+        what = failure(verdict, evidence, world.folder, f"--outage {outage_seconds:g}")
+        shown = replace(shown, failure=what)
+    run.caller.close()
+    return shown
 
 
 def script(backend: str, outage_seconds: float) -> Schedule:

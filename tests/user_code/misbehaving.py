@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -86,6 +87,23 @@ class OneRank(Net):
 
     def _first_time(self) -> bool:
         return self.global_rank == self.rank and super()._first_time()
+
+
+class Patient(Net):
+    """Waits in step `at_step`, the first time, until the service tells it something or `gate` lies beside `once`.
+
+    Who asks something of the job is never too late then, and no step need be slow. `once` is there while it waits.
+    """
+
+    def __init__(self, once: str, at_step: int, batches: int) -> None:
+        super().__init__(once=once, at_step=at_step, batches=batches)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        if self.global_step == self.at_step and self._first_time():
+            told, gate = Path("..", "control"), Path(self.once or "").with_name("gate")
+            while not told.exists() and not gate.exists():
+                time.sleep(0.01)
+        return super().training_step(batch, batch_idx)
 
 
 class Curious(Net):

@@ -2,12 +2,21 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from core.checkpoints import Artifact, Artifacts
 from core.claims import Claim
 from core.database import Database
 from core.events import Events
+from tests.core.conftest import emptied
 from tests.waiting import wait_until
 from tests.workers.shipping import Ship
+
+
+@pytest.fixture
+def database(_sqlite: Database) -> Database:
+    """One of them: what is tested is the store. Shippers are tested on both in `test_ship`, what they write in core."""
+    return emptied(_sqlite)
 
 
 def log(ship: Ship, number: int, name: str, data: bytes) -> None:

@@ -14,27 +14,6 @@ def test_the_worker_process_never_imports_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-WARM = """
-import os, threading, workers.trainer.warm, torch
-from pathlib import Path
-assert threading.active_count() == 1
-assert not torch.cuda.is_initialized()
-child = os.fork()
-if child == 0:
-    torch.randn(300, 300, requires_grad=True).matmul(torch.randn(300, 300)).sum().backward()
-    os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-# NumPy's and SciPy's OpenBLAS start threads at import and end them before a fork: they are no danger. OpenMP's are.
-left = len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").exists() else 1
-assert left == 1, f"{left} threads survive a fork: a trainer would hang in its first matrix product"
-"""
-
-
-def test_the_warm_parent_has_no_thread_that_would_make_its_forks_hang() -> None:
-    done = subprocess.run([sys.executable, "-c", WARM], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-
-
 KILLED = """
 import os, signal
 import psutil

@@ -18,11 +18,18 @@ from core.jobs import Jobs
 from core.logs import Logs
 from core.metrics import Metrics
 from core.security import Caller
+from tests.core.conftest import emptied
 from tests.waiting import wait_until
 from tests.workers.shipping import Ship
 from workers import ship as shipping
 from workers import uploads
 from workers.records import Saved, record_at
+
+
+@pytest.fixture
+def database(_sqlite: Database) -> Database:
+    """One of them: it is the store that fails. Shippers are tested on both in `test_ship`, what they write in core."""
+    return emptied(_sqlite)
 
 
 @pytest.fixture(autouse=True)

@@ -1,33 +1,27 @@
-"""A stack whose worker has the lessons and Lightning's own demos in its catalogue, shared by all tests of features."""
+"""What tests of Lightning's features have in common: the lessons, submitted to a real API and a real worker."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import User
-from tests.stack import TESTS, Backend, Stack
+from tests.stack import TESTS, Stack
 
 EXAMPLES = TESTS.parent / "examples"
 LESSONS = EXAMPLES / "lessons"
-SETTINGS = {
-    "LIGHTYARD_CATALOG_MODULES": "models,misbehaving,predicting,lessons,pytorch_lightning.demos",
-    "PYTHONPATH": os.pathsep.join([str(TESTS / "user_code"), str(EXAMPLES), str(TESTS.parent)]),
-}
 
 
 @pytest.fixture(scope="session")
-def school(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API and a worker on SQLite: what Lightning does is the same on every database."""
-    backend = Backend("embedded", database_url="", broker_url="")
-    with Stack(tmp_path_factory.mktemp("school"), backend, settings=SETTINGS) as running:
-        yield running
+def school(embedded_stack: Stack) -> Stack:
+    """SQLite, for what Lightning does is the same on every database."""
+    embedded_stack.have_workers(1)
+    return embedded_stack
 
 
 @pytest.fixture
 def pupil(school: Stack) -> User:
     """A caller of it."""
+    school.have_workers(1)
     return User(school)
 
 

@@ -1,7 +1,6 @@
 """A loop on Fabric as a job: the very file that runs by hand, paused, gone on with, cancelled, started from another."""
 
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,15 @@ EPOCHS, STEPS_PER_EPOCH = 6, 36
 
 @pytest.fixture(scope="module")
 def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder where `examples/fabric.py` has run the lesson."""
+    """The folder where `examples/fabric.py` has run the lesson, on one thread, as trainers that share the cores do."""
     folder = tmp_path_factory.mktemp("by-hand")
-    command = [sys.executable, str(EXAMPLES / "fabric.py"), "--config", str(LESSONS / "fabric.yaml")]
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["fabric.py", "--config", str(LESSONS / "fabric.yaml")])
+        runpy.run_path(str(EXAMPLES / "fabric.py"), run_name="__main__")
+    torch.set_num_threads(threads)
     return folder
 
 

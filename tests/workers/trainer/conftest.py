@@ -1,10 +1,11 @@
 """A warm fork server for the tests' own modules, and runs that several tests compare others with."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.workers.trainer.runs import USER_CODE, Case, train
+from tests.workers.trainer.runs import MODULES, ROOT, USER_CODE, Case, train
 from workers.forkserver import warm
 from workers.rundir import RunDir
 
@@ -14,7 +15,10 @@ def warm_fork_server() -> Iterator[None]:
     """Trainers are forked from a process that has imported all there is, and find `tests/user_code`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(USER_CODE))
-        warm()
+        with pytest.MonkeyPatch.context() as only_then:  # for what is started later it would be one setting too many
+            only_then.setenv("LIGHTYARD_CATALOG_MODULES", ",".join(MODULES))
+            only_then.setenv("PYTHONPATH", os.pathsep.join([str(USER_CODE), str(ROOT)]))
+            warm()
         yield
 
 

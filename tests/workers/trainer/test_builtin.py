@@ -14,6 +14,7 @@ def callback(name: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": name, "init_args": init_args}
 
 
+THREE = {"max_epochs": 3}
 PRUNING: dict[str, Any] = {"pruning_fn": "l1_unstructured", "amount": 0.3, "parameter_names": ["weight"]}
 CASES = {
     "masks, accumulation by the epoch, a running mean of the loss": (
@@ -32,13 +33,15 @@ CASES = {
         [17],
     ),
     "stochastic weight averaging, and its last epoch, of batch statistics": (
-        Case("Dropping", callbacks=[callback("StochasticWeightAveraging", swa_lrs=0.05, swa_epoch_start=2)]),
+        Case("Dropping", {}, THREE, [callback("StochasticWeightAveraging", swa_lrs=0.05, swa_epoch_start=2)]),
         [15, 30],
     ),
     "a batch size and a learning rate that were looked for, moving averages": (
         Case(
             "Sought",
-            callbacks=[
+            {},
+            THREE,
+            [
                 callback("BatchSizeFinder", max_trials=1, init_val=2),
                 callback("LearningRateFinder", num_training_steps=10),
                 callback("EMAWeightAveraging", decay=0.9),

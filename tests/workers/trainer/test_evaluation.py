@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.waiting import wait_until
-from tests.workers.trainer.runs import ended, events, records
+from tests.workers.trainer.runs import MODULES, ended, events, records
 from workers.forkserver import Fork
 from workers.rundir import Control, Order, Outcome, RunDir
 
@@ -38,7 +38,7 @@ def start(warm_fork_server: None, tmp_path: Path) -> Start:
                 attempt=1,
                 config={"seed_everything": 1, "model": model, "trainer": flags} | (keys or {}),
                 devices=[f"cpu:{rank}" for rank in range(ranks)],
-                catalog_modules=["predicting"],
+                catalog_modules=list(MODULES),
                 threads=1,
                 subcommand=subcommand,
             )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pytorch_lightning.cli import LightningCLI
 
-from tests.workers.trainer.runs import ended
+from tests.workers.trainer.runs import MODULES, ended
 from workers.forkserver import Fork
 from workers.rundir import Order, RunDir
 
@@ -40,7 +40,7 @@ def test_every_hook_of_module_data_and_callbacks_is_called_as_by_hand(
     by_hand = heard(capfd.readouterr().out)
 
     run = RunDir(tmp_path / "job")
-    run.create(Order("job_1", 1, config(), ["cpu:0"], ["announcing"], threads=1, recovery_interval_seconds=1e9))
+    run.create(Order("job_1", 1, config(), ["cpu:0"], list(MODULES), threads=1, recovery_interval_seconds=1e9))
     ended((run, [Fork("workers.trainer.main", "train", str(run.path), 0)]))
     as_job = heard(run.log.read_text())
 

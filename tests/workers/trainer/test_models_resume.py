@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.workers.trainer.runs import Case, assert_same_end, events, metrics, recoveries, train
+from tests.workers.trainer.runs import NEVER, Case, assert_same_end, events, metrics, recoveries, train
 from workers.rundir import Outcome
 
 DIGITS = {"class_path": "models.data.Digits", "init_args": {"batch_size": 256}}
@@ -17,7 +17,6 @@ class Ready(Case):
     """A run of a model of the catalogue on its data: `model` is a class path."""
 
     data: dict[str, Any] = field(default_factory=dict)
-    modules: tuple[str, ...] = ("models",)
 
     def config(self, **_: Any) -> dict[str, Any]:
         """The job's config."""
@@ -49,7 +48,7 @@ def test_a_model_of_the_catalogue_goes_on_as_if_nothing_had_happened(
     whole = train(tmp_path, case)
     assert whole.read_outcome() == Outcome("succeeded"), whole.log_tail(3000)
     saved = recoveries(whole)
-    resumed = train(tmp_path, case, resume=(whole, saved[len(saved) // 2 - 1]))
+    resumed = train(tmp_path, case, resume=(whole, saved[len(saved) // 2 - 1]), interval_seconds=NEVER)
     assert resumed.read_outcome() == Outcome("succeeded"), resumed.log_tail(3000)
     [told] = events(resumed, "resumed")
     assert told["resume"] == "exact"

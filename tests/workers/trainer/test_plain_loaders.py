@@ -137,7 +137,6 @@ class Digits(Case):
 
     model: str = "none of exacting's"
     data: dict[str, Any] = field(default_factory=dict)
-    modules: tuple[str, ...] = ("models", MODULE)
 
     def config(self, **_: Any) -> dict[str, Any]:
         return config(self.data)

@@ -29,7 +29,6 @@ class Prepared(Case):
 
     model: str = "Line"
     data: dict[str, Any] | None = None
-    modules: tuple[str, ...] = ("gated",)
     asks: dict[str, Any] = field(default_factory=dict)
 
     def config(self, **init_args: Any) -> dict[str, Any]:

@@ -34,7 +34,6 @@ class Looping(Case):
     """A loop of `looping` with its arguments."""
 
     model: str = "Plain"
-    modules: tuple[str, ...] = ("looping",)
 
     def config(self, **init_args: Any) -> dict[str, Any]:
         """The job's config."""

@@ -1,0 +1,69 @@
+"""What the fork server has made of the parser of configs, and that a trainer's config is what LightningCLI makes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonargparse._typehints
+import yaml
+from pytorch_lightning.cli import LightningCLI
+
+from workers.forkserver import Fork
+from workers.trainer import parsers
+from workers.trainer.build import JobCLI
+
+CONFIG = {
+    "seed_everything": 3,
+    "model": {"class_path": "models.vision.ImageClassifier", "init_args": {"lr": 1e-5, "width": 4}},
+    "data": {"class_path": "models.data.Digits"},
+    "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"betas": [0.9, 0.95]}},
+    "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2}},
+    "trainer": {
+        "max_time": "00:01:00:00",
+        "limit_val_batches": 0.25,
+        "callbacks": [
+            {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val_acc", "filename": "größe-{epoch}"}},
+            {"class_path": "Timer", "init_args": {"duration": "00:01:00:00"}},
+        ],
+    },
+}
+
+
+def look(path: str) -> None:
+    """Leave what a fork was born with, and what becomes of a config in it and by hand."""
+    born_with = {key[0].__module__ + "." + key[0].__name__ for key in jsonargparse._typehints._cached_class_parsers}
+    folder = Path(path).with_name("run") / "checkpoints"
+    quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "devices": 1}
+    made = JobCLI(CONFIG, quiet, [], folder)
+    hand = LightningCLI(args=CONFIG | {"trainer": CONFIG["trainer"] | quiet}, run=False, save_config_callback=None)
+    text = hand.parser.dump(hand.config, skip_none=False, skip_check=True)
+    told: dict[str, Any] = {
+        "ready": sorted(born_with),
+        "same_parser": made.parser is JobCLI(CONFIG, quiet, [], folder).parser,
+        "job": made.config_text,
+        "hand": text,
+        "same_hyperparameters": dict(made.model.hparams) == dict(hand.model.hparams),
+    }
+    Path(path).write_text(json.dumps(told))
+
+
+def test_a_trainer_begins_with_a_parser_that_knows_the_catalogue_and_reads_a_config_as_lightningcli_does(
+    warm_fork_server: None, tmp_path: Path
+) -> None:
+    fork = Fork(__name__, "look", str(tmp_path / "told"))
+    assert fork.wait(120.0)
+    assert fork.exit_code == 0
+    told = json.loads((tmp_path / "told").read_text())
+    known = {"models.vision.ImageClassifier", "torch.optim.adamw.AdamW", "torch.optim.lr_scheduler.StepLR"}
+    assert known <= set(told["ready"])
+    assert not told["same_parser"], "what one run has changed is not another's"
+    job, hand = (yaml.safe_load(told[name]) for name in ("job", "hand"))
+    for flag in ("logger", "enable_progress_bar", "accelerator", "devices"):  # said to the Trainer alone
+        job["trainer"].pop(flag), hand["trainer"].pop(flag)
+    assert job == hand
+    assert told["same_hyperparameters"]
+
+
+def test_no_more_classes_are_looked_at_beforehand_than_the_limit(monkeypatch: Any) -> None:
+    monkeypatch.setattr(parsers, "CLASSES_MAX", 3)
+    assert len(list(parsers._samples(["models"]))) == 3
