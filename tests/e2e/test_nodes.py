@@ -2,13 +2,15 @@
 
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import make_url
 
 from tests.e2e.conftest import User
 from tests.stack import TESTS, Backend, Stack
@@ -95,6 +97,25 @@ def trainers(user: User, name: str) -> list[psutil.Process]:
     return found
 
 
+def freeze(stack: Stack, pid: int) -> None:
+    """Stop a process while it does not hold SQLite's write lock: with it, it would stop everybody."""
+    path = make_url(stack.database_url).database
+    assert path is not None
+
+    def stands_apart() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+                return False
+            connection.execute("ROLLBACK")
+            return True
+
+    wait_until(stands_apart, what="a process is stopped that holds no lock")
+
+
 def assert_all_is_over(user: User) -> None:
     """No device is taken, and no trainer is left."""
     for worker in user.client.get("/v1/workers").json()["data"]:
@@ -138,7 +159,7 @@ def test_pause_a_killed_rank_and_a_frozen_worker_leave_no_trace_in_what_is_train
     rank.kill()
     member = workers_of(trains(user, job_id, 3, beyond=35))[1]
     frozen = user.stack.processes[member].pid
-    os.kill(frozen, signal.SIGSTOP)
+    freeze(user.stack, frozen)
     try:
         user.until(job_id, lambda job: bool(job["attempts"][2]["outcome"]), "the attempt is given up", 30)
     finally:
