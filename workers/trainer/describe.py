@@ -36,7 +36,9 @@ def describe(modules: Sequence[str]) -> Catalog:
     It imports the modules. One that cannot be imported is a fault of the catalogue, its name the pointer; the rest
     is described all the same.
     """
-    bounds: Bounds = yaml.safe_load(_BOUNDS_FILE.read_text("utf-8"))
+    # libyaml's, where PyYAML has been built with it: each worker reads this when it starts.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    bounds: Bounds = yaml.load(_BOUNDS_FILE.read_text("utf-8"), loader)  # noqa: S506  # both are safe
     classes = Classes(modules)
     classes.add(pl.Trainer, builtin=True)
     entries: dict[str, Entry] = {}

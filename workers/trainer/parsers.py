@@ -18,6 +18,11 @@ from workers.trainer.allow import announced
 
 CLASSES_MAX = 500
 """Most classes whose arguments are found beforehand, at some milliseconds and 0.2 MB each; others wait for a config."""
+COMMON = (
+    *("EarlyStopping", "LearningRateMonitor", "ModelCheckpoint"),
+    *("Adam", "AdamW", "SGD", "CosineAnnealingLR", "OneCycleLR", "ReduceLROnPlateau", "StepLR"),
+)
+"""Of Lightning's and torch's own classes those that most configs name: to prepare all takes seconds of a start."""
 PLACES = {Kind.MODEL: "model", Kind.DATA: "data", Kind.OPTIMIZER: "optimizer", Kind.LR_SCHEDULER: "lr_scheduler"}
 """Where in a config a class of each kind stands; callbacks stand in a list."""
 
@@ -64,7 +69,9 @@ def _new() -> LightningArgumentParser:
 
 def _samples(modules: Sequence[str]) -> Iterable[dict[str, Any]]:
     """For each class a config that names it."""
-    found = {one.path: one.kind for one in announced(modules).values()}
+    found = {
+        one.path: one.kind for one in announced(modules).values() if not one.builtin or one.thing.__name__ in COMMON
+    }
     named = [(path, kind) for path, kind in sorted(found.items()) if kind in PLACES or kind is Kind.CALLBACK]
     for path, kind in named[:CLASSES_MAX]:
         spec = {"class_path": path}
