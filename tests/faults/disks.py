@@ -33,6 +33,8 @@ class DiskFull(Fault):
         world = ground.world
         if world.small_disk is not None:
             raise NotNow(world.small_disk)
+        # A mount belongs to the thread that made it and to what comes of it; without it, this would fill the machine's.
+        assert (world.folder / SMALL_DISK).is_mount(), "the small disk is not mounted for this thread"
         filler = world.folder / SMALL_DISK / "filler"
         hit = Hit(SMALL_DISK, jobs_of(world.trainers(SMALL_DISK)), frozenset({SMALL_DISK}), {"filler": filler})
         _fill(filler)
