@@ -84,12 +84,18 @@ def one_attempt_at_a_time(evidence: Evidence) -> Iterator[str]:
 
 
 def resumes_told(evidence: Evidence) -> Iterator[str]:
-    """An attempt that says `restart` began at step 0, one that says `exact` did not."""
+    """An attempt that says `restart` began at step 0, one that says `exact` did not.
+
+    Unless it went on from within the first step: gradients of some batches were there, and no step was done.
+    """
     for job_id, job in evidence.jobs.items():
         began = first_steps(evidence.marks[job_id])
+        events = [event["data"] for event in evidence.events[job_id] if event["type"] == "checkpoint_saved"]
+        saved = {data["checkpoint_id"]: data["step"] for data in events}
         for one in job["attempts"][1:]:
             first = began.get(one["number"])
-            if first is not None and (one["resume"] == "exact") != (first > 0):
+            later = one["resume"] == "exact" and saved.get(one["resumed_from"], 1) > 0
+            if first is not None and later != (first > 0):
                 yield f"{job_id}: attempt {one['number']} says {one['resume']!r} and began at step {first}"
 
 
