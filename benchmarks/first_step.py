@@ -18,7 +18,7 @@ from tests.stack import Stack
 ROUNDS = 4
 JOBS_A_ROUND = 4
 RAY_JOBS = 3
-SETTLE_SECONDS = 0.5
+SETTLE_SECONDS = 2.0
 """Between two jobs, so that what the one before has left to do is none of the next one's time."""
 SHARE = 0.03
 SECONDS = 0.15

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         7200.0, description="Longest wait of a job for another one on the machine that prepares the same data."
     )
     stop_grace_seconds: Seconds = Field(20.0, description="From a request to stop until the trainer is killed.")
+    standby: bool = Field(
+        True, description="Whether a trainer waits for each device that is free, so that a job starts at once."
+    )
     start_timeout_seconds: Seconds = Field(120.0, description="A trainer that has not reported by then is killed.")
     retry_backoff_seconds: Annotated[float, Field(gt=0, le=BACKOFF_MAX_SECONDS)] = Field(
         1.0, description="First wait before a lost attempt is tried again; doubles."

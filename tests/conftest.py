@@ -12,7 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from core.settings import Settings
 from tests.servers import BrokerServer, PostgresServer, empty_database, flush_broker
-from tests.stack import TAUGHT, Backend, Stack
+from tests.stack import TAUGHT, WITH_STANDBY, Backend, Stack
 
 BACKENDS = ["embedded", "production"]
 
@@ -138,7 +138,8 @@ def production_stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
             opened.callback(broker.close)
             broker_url = broker.url
         backend = Backend("production", database_url, broker_url, broker)
-        yield opened.enter_context(Stack(tmp_path_factory.mktemp(backend.name), backend))
+        folder = tmp_path_factory.mktemp(backend.name)
+        yield opened.enter_context(Stack(folder, backend, settings=WITH_STANDBY))
 
 
 @pytest.fixture

@@ -38,13 +38,18 @@ FAST = {
     "LIGHTYARD_SHIP_INTERVAL_SECONDS": "0.05",
     "LIGHTYARD_RECOVERY_INTERVAL_SECONDS": "0.4",
     "LIGHTYARD_PREEMPTION": "true",
+    "LIGHTYARD_STANDBY": "false",
     "LIGHTYARD_WORKER_SLOTS": "2",
     "LIGHTYARD_WORKER_DEVICES": "cpu",
     "LIGHTYARD_CATALOG_MODULES": "models,misbehaving",
     "PYTHONPATH": os.pathsep.join([str(TESTS / "user_code"), str(TESTS.parent)]),
     "OMP_NUM_THREADS": "1",
 }
-"""The same program with shorter waits, so that a test sees a lease expire."""
+"""The same program with shorter waits, so that a test sees a lease expire.
+
+No trainer stands by, which costs a second of two cores for each job; some stacks have one, as in production.
+"""
+WITH_STANDBY = {"LIGHTYARD_STANDBY": "true"}
 
 TAUGHT = {
     "LIGHTYARD_CATALOG_MODULES": "models,misbehaving,predicting,lessons,pytorch_lightning.demos",

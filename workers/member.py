@@ -105,7 +105,7 @@ class Member:
     def _start(self) -> None:
         place = self._meeting_place()
         self._trainers.prepare(partial(self._order, place))
-        pid = self._trainers.start(len(self._claim.devices))
+        pid = self._trainers.start(self._claim.devices)
         self._log.info("joined", pid=pid, devices=self._claim.devices)
 
     def _order(self, place: tuple[str, int]) -> Order:

@@ -70,6 +70,7 @@ class Reconciler(threading.Thread):
             log.warning("database_away", error=str(error).splitlines()[0])
 
     def _look(self) -> None:
+        self._desk.stand_by()
         self._fleet.beat(self._desk.worker_id, accepts=self._desk.accepts)
         if not self._desk.accepts:
             self._desk.decline()

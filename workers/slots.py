@@ -15,6 +15,11 @@ class Slots:
         self._used: list[str] = []
         self._changed = threading.Condition()
 
+    def free(self, devices: Sequence[str]) -> list[str]:
+        """Those of the devices that no trainer of this process uses."""
+        with self._changed:
+            return [device for device in devices if device not in self._used]
+
     @contextmanager
     def use(self, devices: Sequence[str], patience_seconds: float) -> Iterator[bool]:
         """Use devices for a while; whether they were free within the time. After that they are used all the same."""

@@ -21,6 +21,7 @@ from workers.order import order_for
 from workers.resume import OriginLost, Resume
 from workers.rundir import Control, Order, Outcome, RunDir
 from workers.ship import Shipper
+from workers.standbys import Standbys
 from workers.trainers import CannotStart, Trainers
 from workers.verdict import Ended
 
@@ -39,6 +40,7 @@ class Supervisor:
         threads: int,
         shutting_down: threading.Event,
         address: str = "127.0.0.1",
+        standbys: Standbys | None = None,
     ) -> None:
         self._config = config
         self._claim = claim
@@ -52,7 +54,7 @@ class Supervisor:
         self._lease = Lease(self._attempts, claim, config.lease_seconds, shutting_down, config.stop_grace_seconds)
         self._shipper = Shipper(database, store, config, claim, self._run, self._lease.lost)
         self._company = Company(database, claim, self._run, self._lease, address)
-        self._trainers = Trainers(self._run, config, self._lease)
+        self._trainers = Trainers(self._run, config, self._lease, standbys)
         self._settled = False
         self._asked = Control(saves=claim.job.checkpoint_requests)
         self._log = log.bind(job_id=claim.job.id, attempt=claim.attempt)
@@ -107,7 +109,7 @@ class Supervisor:
     def _start(self) -> None:
         claim = self._claim
         self._trainers.prepare(self._order)
-        pid = self._trainers.start(len(claim.devices))
+        pid = self._trainers.start(claim.devices)
         self._log.info("started", pid=pid, devices=claim.devices)
         tell = partial(self._attempts.tell, claim.job.id, claim.token, "started", attempt=claim.attempt, pid=pid)
         self._lease.insist(tell)

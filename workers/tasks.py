@@ -23,6 +23,7 @@ from workers.announce import Inventory
 from workers.forkserver import wait_until_warm
 from workers.member import Member
 from workers.slots import Slots
+from workers.standbys import Standbys
 from workers.supervisor import Supervisor
 
 REST_SECONDS = 5.0
@@ -55,6 +56,8 @@ class Desk:
         self._address = address
         self._class_paths = frozenset(entry.class_path for entry in inventory.catalog.entries)
         self._threads = _threads(inventory.devices)
+        self._devices = [device["id"] for device in inventory.devices]
+        self._standbys = Standbys(config.catalog_modules, self._threads) if config.standby else None
         self._rests_until = 0.0
         self._rest_seconds = REST_SECONDS
 
@@ -63,12 +66,22 @@ class Desk:
         try:
             while not self.shutting_down.is_set() and not self.rests and self._work_once():
                 pass
+            self.stand_by()
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
             log.warning("database_away", error=str(error).splitlines()[0])  # the reconciler rings when it is back
         except (OSError, EOFError) as error:
             self._rest(f"the fork server gave no process: {error!r}")
+
+    def stand_by(self) -> None:
+        """Have a trainer wait for each device that is free, so that the next job need not start one."""
+        if self._standbys is None or self.shutting_down.is_set():
+            return
+        try:
+            self._standbys.keep(self._slots.free(self._devices))
+        except (OSError, EOFError) as error:
+            log.warning("no_standby", detail=f"the fork server gave no process: {error!r}")
 
     @property
     def rests(self) -> bool:
@@ -90,7 +103,7 @@ class Desk:
             self.ring(queue_of_worker(worker_id))
         with self._slots.use(claim.devices, self._config.lease_seconds / 2):
             parts = (self._database, self._store, self._config)
-            fit = Supervisor(*parts, claim, self._threads, self.shutting_down, self._address).run()
+            fit = Supervisor(*parts, claim, self._threads, self.shutting_down, self._address, self._standbys).run()
         self._fare(claim, fit)
         return True
 

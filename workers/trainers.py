@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -13,6 +13,7 @@ from workers.forkserver import Fork, wait_any
 from workers.lease import Lease
 from workers.memory import machine_bytes, memory_bytes
 from workers.rundir import Order, Outcome, RunDir
+from workers.standbys import Standbys
 from workers.verdict import Ended, Witness
 
 TICK_SECONDS = 0.2
@@ -28,8 +29,10 @@ class CannotStart(Exception):
 class Trainers:
     """The processes, one for each rank here, and the run directory that they share, locked as long as they may run."""
 
-    def __init__(self, run: RunDir, config: Settings, lease: Lease) -> None:
+    def __init__(self, run: RunDir, config: Settings, lease: Lease, standbys: Standbys | None = None) -> None:
+        """`standbys`, where there are any, are asked first for the processes."""
         self._run = run
+        self._standbys = standbys
         self._config = config
         self._lease = lease
         self._forks: list[Fork] = []
@@ -59,11 +62,16 @@ class Trainers:
         except OSError as error:
             raise CannotStart(f"its run directory cannot be made: {error}") from error
 
-    def start(self, ranks: int) -> int:
-        """Fork them; returns the first one's process id. Raises `CannotStart`."""
+    def start(self, devices: Sequence[str]) -> int:
+        """Start one on each device; returns the first one's process id. Raises `CannotStart`."""
+        path = str(self._run.path)
         try:
-            for rank in range(ranks):
-                self._forks.append(Fork("workers.trainer.main", "train", str(self._run.path), rank))
+            waiting = self._standbys.take(devices, path) if self._standbys is not None else None
+            if waiting is not None:
+                self._forks.append(waiting)
+            else:
+                for rank in range(len(devices)):
+                    self._forks.append(Fork("workers.trainer.main", "train", path, rank))
         except (OSError, EOFError) as error:
             raise CannotStart(f"the fork server gave no process: {error!r}") from error
         self._started = self._measured = time.monotonic()

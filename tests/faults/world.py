@@ -20,7 +20,7 @@ from embedded.readiness import online_workers
 from tests.faults.mounts import mount_small, unmount
 from tests.faults.network import Line, Network, State
 from tests.servers import BrokerServer, PostgresServer, empty_database
-from tests.stack import FAST, Backend, Stack
+from tests.stack import FAST, WITH_STANDBY, Backend, Stack
 
 USER_CODE = Path(__file__).resolve().parent / "user_code"
 WORKERS = ("worker-1", "worker-2")
@@ -63,7 +63,7 @@ class World:
         self.folder = folder
         self.backend = backend
         self.workers = tuple(workers)
-        self._settings = SETTINGS | dict(settings or {})
+        self._settings = SETTINGS | WITH_STANDBY | dict(settings or {})
         self.postgres: PostgresServer | None = None
         self.broker: BrokerServer | None = None
         self.lines: dict[str, dict[str, Line]] = {}

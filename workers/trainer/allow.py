@@ -8,6 +8,9 @@ import jsonargparse
 from workers.trainer.classes import Announced, Classes
 from workers.trainer.type_schemas import dtypes
 
+REHEARSED = ("workers.trainer.rehearsal.Piece", "workers.trainer.rehearsal.Score")
+"""What a standby trainer rehearses with. No catalogue has it, so the API refuses it in a job's config."""
+
 _allowed_now: list[tuple[str, ...]] = []
 """The modules of which this process allows what they have, once it does."""
 
@@ -41,7 +44,7 @@ def _classes(modules: tuple[str, ...]) -> Classes:
 @functools.cache
 def _allowed(modules: tuple[str, ...]) -> tuple[str, ...]:
     """Every path of what is announced: those that a config may give, and where it is defined, which is checked too."""
-    paths = {"torch.dtype", *dtypes()}
+    paths = {"torch.dtype", *dtypes(), *REHEARSED}
     for one in _classes(modules):
         paths |= {one.path, *one.aliases, f"{one.thing.__module__}.{one.thing.__qualname__}"}
     return tuple(sorted(path for path in paths if all(part.isidentifier() for part in path.split("."))))

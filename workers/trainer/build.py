@@ -1,5 +1,6 @@
 """From a config to a Trainer, a module and its data, by LightningCLI itself, so that a job is what runs by hand."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_utilities.core.enums import StrEnum
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, SpikeDetection
-from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from workers.rundir import Order, RunDir
 from workers.trainer import parsers, profiles, trials
@@ -66,6 +67,8 @@ class Run:
 class JobCLI(LightningCLI):
     """LightningCLI with what a service must decide itself: where files go, what is logged, which devices."""
 
+    parser: parsers.JobParser
+
     def __init__(
         self, config: dict[str, Any], overrides: dict[str, Any], own_callbacks: list[Any], folder: Path
     ) -> None:
@@ -74,7 +77,16 @@ class JobCLI(LightningCLI):
         self._folder = folder
         self._artifacts = folder.with_name("artifacts")
         self.config_text = ""
-        super().__init__(args=config, run=False, save_config_callback=None)
+        try:
+            super().__init__(args=config, run=False, save_config_callback=None, parser_class=parsers.JobParser)
+        except Exception:
+            self._validate(config)
+            raise
+
+    def _validate(self, config: Any) -> None:
+        """Have jsonargparse say what is wrong with a config, where it is the config that is wrong."""
+        self.parser.trusting = False
+        self.parser.parse_object(copy.deepcopy(config))
 
     def setup_parser(self, *arguments: Any) -> None:
         """Begin with the parser that the fork server has made, or make one."""
@@ -83,6 +95,13 @@ class JobCLI(LightningCLI):
             super().setup_parser(*arguments)
         else:
             self.parser = ready
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and validate what of it may be wrong."""
+        self.parser.trusting = True
+        super().parse_arguments(parser, args)
+        if not parsers.is_sure(args, self.config):
+            self._validate(args)
 
     def before_instantiate_classes(self) -> None:
         """Write the config down, with every default filled in: modules remember it, and the job keeps it.

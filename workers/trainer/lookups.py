@@ -16,14 +16,14 @@ import torch
 from lightning_fabric.utilities import registry, seed
 from lightning_utilities.core.imports import RequirementCache
 
-from workers.trainer import build, main
+from workers.trainer import build, main, standby
 
-LIGHTNING = ("lightning_fabric", "pytorch_lightning")
+LIGHTNING = ("lightning_fabric", "pytorch_lightning", "torchmetrics")
 FACTORIES = "pytorch_lightning.callbacks_factory"
 """The group of entry points by which installed packages add callbacks to every Trainer."""
 IN_THE_STACK: tuple[ModuleType, ...] = (
     *(multiprocessing.forkserver, multiprocessing.spawn, multiprocessing.process),
-    *(main, build, pytorch_lightning.cli, seed, torch.random, torch.cuda, torch.xpu),
+    *(standby, main, build, pytorch_lightning.cli, seed, torch.random, torch.cuda, torch.xpu),
 )
 """Modules whose source torch reads when it is seeded: it keeps the stack of whoever did so before CUDA was used."""
 

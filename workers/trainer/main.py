@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -27,12 +28,17 @@ CLUSTER_VARIABLES = ("SLURM_", "PL_", "OMPI_", "PMI_", "LSB_", "GROUP_RANK", "LO
 
 def train(path: str, rank: int) -> NoReturn:
     """Run one of this machine's ranks of the attempt, then end this process. Called in a fresh fork."""
-    _stand_alone()
+    stand_alone()
     run = RunDir(Path(path))
     order = run.order()
+    set_environment(order.devices)
+    perform(run, order, rank)
+
+
+def perform(run: RunDir, order: Order, rank: int) -> NoReturn:
+    """The same, in a process that stands alone and has the environment of the order's devices."""
     setproctitle(f"lightyard-trainer {order.job_id} rank {order.node_rank * len(order.devices) + rank}")
     _redirect(run.log_of(rank))
-    _set_environment(order)
     os.chdir(run.work)
     spool = Spool(run.spool)
     outcome = _told(spool, _run(run, order, rank, spool))
@@ -126,7 +132,7 @@ def _print(text: str) -> None:
         sys.stderr.write(text)
 
 
-def _stand_alone() -> None:
+def stand_alone() -> None:
     """A session of its own, to be killed with its children; it dies with the fork server, so with the worker."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -154,13 +160,14 @@ def _redirect(log: Path) -> None:
     faulthandler.enable(sys.stderr, all_threads=True)
 
 
-def _set_environment(order: Order) -> None:
+def set_environment(devices: Sequence[str]) -> None:
+    """Leave a rank what it is to know of its machine: its devices, and nothing of a cluster. To be called once."""
     sys.argv = ["lightyard-trainer"]
     for name in list(os.environ):
         if name.startswith(CLUSTER_VARIABLES):
             del os.environ[name]
-    indices = [device.partition(":")[2] for device in order.devices]
-    on_gpu = order.devices[0].startswith("gpu:")
+    indices = [device.partition(":")[2] for device in devices]
+    on_gpu = devices[0].startswith("gpu:")
     # Before anything touches CUDA: a rank sees the devices of its job and no other.
     # The worker may itself be confined to some: its devices are counted among those.
     mine = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]

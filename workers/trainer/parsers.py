@@ -6,11 +6,12 @@ made of a class there: its arguments are looked at, no more.
 """
 
 import contextlib
-import gc
-import linecache
-from collections.abc import Iterable, Sequence
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from core.catalog import Kind
@@ -26,7 +27,38 @@ COMMON = (
 PLACES = {Kind.MODEL: "model", Kind.DATA: "data", Kind.OPTIMIZER: "optimizer", Kind.LR_SCHEDULER: "lr_scheduler"}
 """Where in a config a class of each kind stands; callbacks stand in a list."""
 
-_ready: list[LightningArgumentParser] = []
+
+class JobParser(LightningArgumentParser):
+    """A parser that takes each value of a config once, as its parameter's type wants it.
+
+    jsonargparse does so when it reads a config, again when it adds the defaults of the classes that the config names,
+    and a third time, to validate what has become of it, which takes as long as the first two. `trusting` leaves that
+    to `is_sure`, which finds what they let pass.
+    """
+
+    trusting = False
+
+    _made: Namespace | None = None
+
+    def get_defaults(self, skip_validation: bool = False, **named: Any) -> Namespace:
+        """Found once for all configs: nothing is added to a parser, or set in it, after it has read the first."""
+        if not skip_validation:
+            return super().get_defaults(**named)
+        if self._made is None:
+            self._made = super().get_defaults(skip_validation=True, **named)
+        made: Namespace = self._made.clone()
+        return made
+
+    def validate(self, *arguments: Any, **named: Any) -> None:
+        """As jsonargparse does, unless it is to trust."""
+        if not self.trusting:
+            super().validate(*arguments, **named)
+
+
+KEYS = frozenset({"seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler"})
+"""What a config has, but for what belongs to its subcommand."""
+
+_ready: list[JobParser] = []
 
 
 class _Made(Exception):
@@ -34,6 +66,8 @@ class _Made(Exception):
 
 
 class _ParserOnly(LightningCLI):
+    parser: JobParser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Go no further. Raises `_Made`."""
         raise _Made
@@ -41,7 +75,7 @@ class _ParserOnly(LightningCLI):
 
 def prepare(modules: Sequence[str]) -> None:
     """Make a parser, and find the arguments of the classes that configs name; `allow_only` has been called."""
-    parser = _new()
+    parser = ready()
     parser.exit_on_error = False
     for config in _samples(modules):
         # It lacks all that is required; the arguments of its class are found before that is told. Whatever else a class
@@ -50,20 +84,59 @@ def prepare(modules: Sequence[str]) -> None:
             parser.parse_object(config)
     parser.exit_on_error = True
     parser.dump(parser.get_defaults(), skip_none=False, skip_check=True)
-    _ready.append(parser)
-    linecache.clearcache()  # the sources that were read
-    gc.collect()
 
 
-def take() -> LightningArgumentParser | None:
+def ready() -> JobParser:
+    """The parser that `take` will give, made where there is none."""
+    if not _ready:
+        _ready.append(_new())
+    return _ready[-1]
+
+
+def is_sure(given: Mapping[str, Any], parsed: Namespace) -> bool:
+    """Whether to validate a config that was parsed trusting would find nothing; False where it might.
+
+    Parsing lets pass a key that no parser knows, which the Trainer does not take and, elsewhere, only validating tells;
+    and it puts None in the place of a parameter that is missing.
+    """
+    return given.keys() <= KEYS and all(_is_complete(spec) for spec in _specs(parsed))
+
+
+def _specs(value: Any) -> Iterator[Namespace]:
+    if isinstance(value, Namespace):
+        if "class_path" in value:
+            yield value
+        value = vars(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _specs(item)
+
+
+def _is_complete(spec: Namespace) -> bool:
+    """Whether each None is what the class itself would take for the parameter."""
+    given = spec.get("init_args")
+    nones = {name for name, value in vars(given).items() if value is None} if given else None
+    if not nones:
+        return True
+    module, _, name = spec.class_path.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(sys.modules[module], name)).parameters
+    except (KeyError, AttributeError, ValueError, TypeError):
+        return False
+    return all(name in parameters and parameters[name].default is None for name in nones)
+
+
+def take() -> JobParser | None:
     """The parser that was made, to the first who asks: LightningCLI changes it. None: there is none."""
     return _ready.pop() if _ready else None
 
 
-def _new() -> LightningArgumentParser:
+def _new() -> JobParser:
     made = _ParserOnly.__new__(_ParserOnly)
     with contextlib.suppress(_Made):
-        made.__init__(args={}, run=False, save_config_callback=None)  # type: ignore[misc]
+        made.__init__(args={}, run=False, save_config_callback=None, parser_class=JobParser)  # type: ignore[misc]
     return made.parser
 
 

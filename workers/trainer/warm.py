@@ -7,6 +7,7 @@ matrix product. A catalogue module that cannot be imported is left to `describe`
 import contextlib
 import gc
 import importlib
+import linecache
 
 from setproctitle import setproctitle
 
@@ -21,6 +22,7 @@ TRAINER_MODULES = (
     "workers.trainer.main",
     "workers.trainer.outcome",
     "workers.trainer.rendezvous",
+    "workers.trainer.standby",
     "workers.trainer.subcommands",
 )
 IN_A_RUN = ("attrs", "fsspec.implementations.chained", "rich._emoji_codes", "torch.utils.serialization.config")
@@ -43,6 +45,7 @@ for module in settings().catalog_modules:
 importlib.import_module("workers.trainer.allow").allow_only(settings().catalog_modules)
 # So are the parser of configs, and what it knows of the classes that they name.
 importlib.import_module("workers.trainer.parsers").prepare(settings().catalog_modules)
+linecache.clearcache()  # the sources that were read for it
 importlib.import_module("workers.trainer.lookups").look_up()
 
 # What is loaded by now lives as long as the process: out of the collector's sight, its pages stay shared by forks.

@@ -55,6 +55,19 @@ def start(
     **init_args: Any,
 ) -> tuple[RunDir, list[Fork]]:
     """A trainer that runs, one fork a rank. `resume`: it goes on from a recovery checkpoint of another run."""
+    run = prepared(folder, case, resume=resume, interval_seconds=interval_seconds, **init_args)
+    return run, [Fork("workers.trainer.main", "train", str(run.path), rank) for rank in range(case.ranks)]
+
+
+def prepared(
+    folder: Path,
+    case: Case,
+    *,
+    resume: tuple[RunDir, Record] | None = None,
+    interval_seconds: float = ALWAYS,
+    **init_args: Any,
+) -> RunDir:
+    """A run directory as a supervisor leaves it to its trainers."""
     run = RunDir(folder / f"attempt-{1 if resume is None else 2}")
     devices = [f"cpu:{rank}" for rank in range(case.ranks)]
     run.create(
@@ -73,7 +86,7 @@ def start(
     )
     if resume is not None:
         _bring(*resume, run)
-    return run, [Fork("workers.trainer.main", "train", str(run.path), rank) for rank in range(case.ranks)]
+    return run
 
 
 def train(folder: Path, case: Case, **options: Any) -> RunDir:

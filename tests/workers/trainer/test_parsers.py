@@ -1,6 +1,9 @@
 """What the fork server has made of the parser of configs, and that a trainer's config is what LightningCLI makes."""
 
+import contextlib
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +70,46 @@ def test_a_trainer_begins_with_a_parser_that_knows_the_catalogue_and_reads_a_con
 def test_no_more_classes_are_looked_at_beforehand_than_the_limit(monkeypatch: Any) -> None:
     monkeypatch.setattr(parsers, "CLASSES_MAX", 3)
     assert len(list(parsers._samples(["models"]))) == 3
+
+
+FAULTY = {
+    "a parameter that is missing": {"trainer": {"callbacks": [{"class_path": "EarlyStopping"}]}},
+    "one of a class that is made later": {"lr_scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR"}},
+    "a key that there is not": {"modell": {"lr": 1}},
+    "a parameter that there is not": {"trainer": {"max_epoch": 3}},
+    "a value of another type": {"model": {"class_path": "models.vision.ImageClassifier", "init_args": {"width": "x"}}},
+}
+
+
+def complain(path: str) -> None:
+    """Leave what is said of each faulty config, in a job and by hand."""
+    told = {what: [_said(one, CONFIG | fault) for one in (_job, _by_hand)] for what, fault in FAULTY.items()}
+    Path(path).write_text(json.dumps(told))
+
+
+def _job(config: dict[str, Any]) -> None:
+    JobCLI(config, {}, [], Path("checkpoints"))
+
+
+def _by_hand(config: dict[str, Any]) -> None:
+    LightningCLI(args=config, run=False, save_config_callback=None)
+
+
+def _said(make: Callable[[dict[str, Any]], None], config: dict[str, Any]) -> list[str]:
+    ended, said = "made", io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            make(config)
+        except BaseException as error:
+            ended = repr(error)
+    return [ended, said.getvalue().rpartition("error: ")[2]]
+
+
+def test_what_is_wrong_with_a_config_is_said_as_by_hand(warm_fork_server: None, tmp_path: Path) -> None:
+    fork = Fork(__name__, "complain", str(tmp_path / "told"))
+    assert fork.wait(120.0)
+    assert fork.exit_code == 0
+    for what, (job, hand) in json.loads((tmp_path / "told").read_text()).items():
+        assert job == hand, what
+        assert job[0] == "SystemExit(2)", what
+        assert job[1], what

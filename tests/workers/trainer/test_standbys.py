@@ -1,0 +1,122 @@
+"""Trainers that wait for their run: what they leave is what a trainer leaves that was forked for it."""
+
+import json
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from pytorch_lightning.utilities.data import warning_cache
+
+from tests.waiting import wait_until
+from tests.workers.trainer.runs import (
+    MODULES,
+    Case,
+    assert_same_end,
+    ended,
+    prepared,
+    rest,
+)
+from workers.forkserver import Fork
+from workers.rundir import RunDir
+from workers.standbys import Standbys
+from workers.trainer.rehearsal import rehearse
+
+DROPPING = Case("Dropping")
+
+
+@pytest.fixture
+def standbys(warm_fork_server: None) -> Iterator[Standbys]:
+    made = Standbys(MODULES, threads=1)
+    yield made
+    for fork, connection in made._waiting.values():
+        connection.close()
+        fork.kill()
+
+
+def taken(standbys: Standbys, path: Path) -> Fork:
+    """A standby that has been given a run directory."""
+    return wait_until(lambda: standbys.take(["cpu:0"], str(path)), what="a standby is ready", deadline_seconds=60.0)
+
+
+def test_a_standby_leaves_what_a_fork_leaves(standbys: Standbys, undisturbed: Any, tmp_path: Path) -> None:
+    run = prepared(tmp_path, DROPPING)
+    standbys.keep(["cpu:1"])  # slots of the CPU are alike
+    fork = taken(standbys, run.path)
+    assert standbys.take(["cpu:0"], "another") is None, "a standby has one run"
+    ended((run, [fork]))
+    outcome = run.read_outcome()
+    assert outcome is not None
+    assert outcome.status == "succeeded", outcome.traceback
+    expected: RunDir = undisturbed(DROPPING)
+    assert_same_end(expected, run)
+    assert rest(run) == rest(expected)
+
+
+def test_there_is_no_standby_for_other_devices_or_for_several(standbys: Standbys) -> None:
+    standbys.keep(["cpu:0"])
+    waiting = standbys._waiting["cpu"][0]
+    wait_until(lambda: standbys._waiting["cpu"][1].poll(), what="the standby is ready", deadline_seconds=60.0)
+    assert standbys.take(["gpu:0"], "path") is None
+    assert standbys.take(["cpu:0", "cpu:1"], "path") is None
+    standbys.keep(["cpu:0", "cpu:1", "tpu:0"])
+    assert [fork.pid for fork, _ in standbys._waiting.values()] == [waiting.pid], "one for all slots, none for a TPU"
+
+
+def test_one_that_was_killed_is_not_taken_and_another_takes_its_place(standbys: Standbys) -> None:
+    standbys.keep(["cpu:0"])
+    first = standbys._waiting["cpu"][0]
+    wait_until(lambda: standbys._waiting["cpu"][1].poll(), what="the standby is ready", deadline_seconds=60.0)
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait(10.0)
+    assert standbys.take(["cpu:0"], "path") is None
+    standbys.keep(["cpu:0"])
+    assert standbys._waiting["cpu"][0].pid != first.pid
+
+
+def test_one_that_nobody_will_ever_tell_its_run_ends(standbys: Standbys) -> None:
+    standbys.keep(["cpu:0"])
+    fork, connection = standbys._waiting.pop("cpu")
+    connection.close()
+    assert fork.wait(60.0)
+    assert not psutil.pid_exists(fork.pid)
+
+
+def state() -> dict[str, Any]:
+    """What of a process a run changes, and a run without a seed, or the next warning, depends on."""
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": [str(part) for part in np.random.get_state()],
+        "python": list(random.getstate()[1]),
+        "environment": dict(os.environ),
+        "folder": str(Path.cwd()),
+        "signals": [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cuda": [len(torch.cuda._queued_calls), torch.cuda.is_initialized()],
+        "threads": torch.get_num_threads(),
+        "grad": torch.is_grad_enabled(),
+        "given_once": sorted(warning_cache),
+    }
+
+
+def look(path: str) -> None:
+    """Leave what is not as before after a rehearsal."""
+    os.environ["KEPT"] = "as it is"
+    torch.randn(1), np.random.rand(1)  # generators that are in the middle of something
+    before = state()
+    rehearse(MODULES)
+    after = state()
+    Path(path).write_text(json.dumps([name for name in before if before[name] != after[name]]))
+
+
+def test_a_rehearsal_leaves_nothing_behind(warm_fork_server: None, tmp_path: Path) -> None:
+    fork = Fork(__name__, "look", str(tmp_path / "told"))
+    assert fork.wait(120.0)
+    assert fork.exit_code == 0
+    assert json.loads((tmp_path / "told").read_text()) == []
