@@ -1,7 +1,8 @@
 """Runs by hand: LightningCLI with a config and nothing of the service, each in a fork that has imported all.
 
 `python -m benchmarks.by_hand [FOLDER …]` reads runs from its standard input, one JSON object a line, and answers each
-with the exit status. Packages in the folders are there behind those of the product, for loggers that it does not have.
+with the process id, then with the exit status. Packages in the folders are there behind those of the product, for
+loggers that it does not have.
 """
 
 import importlib
@@ -41,16 +42,24 @@ class ByHand:
 
     def run(self, config: dict[str, Any]) -> None:
         """Run a config to its end, in a folder of its own. Raises `AssertionError` where it fails."""
+        self.start(config)
+        assert self._read() == "0", (self._folder / "log").read_text()[-2000:]
+
+    def start(self, config: dict[str, Any]) -> int:
+        """Start to run a config, in a folder of its own; returns the process id."""
         self._count += 1
         folder = self._folder / str(self._count)
         folder.mkdir()
         flags = config["trainer"] | {"default_root_dir": str(folder), "accelerator": "cpu", "devices": 1}
         flags |= {"enable_progress_bar": False}
         assert self._process.stdin
-        assert self._process.stdout
         self._process.stdin.write(json.dumps({"folder": str(folder), "config": config | {"trainer": flags}}) + "\n")
         self._process.stdin.flush()
-        assert self._process.stdout.readline().strip() == "0", (self._folder / "log").read_text()[-2000:]
+        return int(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline().strip()
 
     def clear(self) -> None:
         """Remove what the runs have left."""
@@ -78,6 +87,8 @@ def _serve() -> None:
         if child == 0:
             bind()
             _train(run["config"], run["folder"])
+        answers.write(f"{child}\n")
+        answers.flush()
         _, status = os.waitpid(child, 0)
         answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
         answers.flush()

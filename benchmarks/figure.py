@@ -25,11 +25,17 @@ class Figure:
     """Empty where the peer could not be had."""
     note: str = ""
     """What limits it, or why the peer is missing."""
+    paired: bool = False
+    """Whether each sample of ours was taken beside one of theirs, in that order."""
 
     @property
     def ratio(self) -> float | None:
-        """Our median by the peer's."""
-        return statistics.median(self.ours) / statistics.median(self.theirs) if self.theirs else None
+        """Our median by the peer's; of pairs, the median of their ratios."""
+        if not self.theirs:
+            return None
+        if self.paired:
+            return ratio_of_pairs(self.ours, self.theirs)
+        return statistics.median(self.ours) / statistics.median(self.theirs)
 
     @property
     def cells(self) -> list[str]:
@@ -50,6 +56,11 @@ class Figure:
 
 
 HEAD = ("#", "what", "Lightyard: median (min–max)", "peer: median (min–max)", "ratio", "aim", "met", "what limits it")
+
+
+def ratio_of_pairs(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of how many times theirs each of ours is."""
+    return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
 
 
 def table(figures: Sequence[Figure]) -> str:

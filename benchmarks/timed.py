@@ -1,6 +1,7 @@
 """Modules that note, within the loop, when their steps begin and end: for jobs and for runs by hand alike."""
 
 import json
+import mmap
 import time
 from pathlib import Path
 from typing import Any
@@ -9,36 +10,29 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 FEATURES = 16
 BATCH_SIZE = 8
+DIFFERENT = 1024
 WIDTH = 768
 """Of the square matrices whose product is a step of `Heavy`."""
 
 
 class Tiny(LightningModule):
-    """A step that takes less than a millisecond and logs two values.
+    """A step that takes a millisecond or so and logs two values; it goes on for ever.
 
-    `stamps` is the file that gets the seconds, by the clock and of the processor, from the beginning of step `first`
-    to that of step `last`, which is the last one.
+    `counter` is the file that says, in its first 8 bytes, how many steps have begun.
     """
 
-    def __init__(self, stamps: str, first: int, last: int) -> None:
+    def __init__(self, counter: str) -> None:
         super().__init__()
         self.layer = nn.Linear(FEATURES, 1)
-        self._stamps = Path(stamps)
-        self._first = first
-        self._last = last
-        self._began = (0.0, 0.0)
+        self._counter = mapped(Path(counter))
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """One step."""
-        if batch_idx == self._first:
-            self._began = time.perf_counter(), time.process_time()
-        elif batch_idx == self._last:
-            wall, processor = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
-            self._stamps.write_text(json.dumps([wall, processor]))
+        self._counter[0] = batch_idx
         inputs, targets = batch
         loss = mse_loss(self.layer(inputs), targets)
         self.log("loss", loss)
@@ -46,13 +40,34 @@ class Tiny(LightningModule):
         return loss
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """As many batches as steps are asked for."""
-        size = (self._last + 1) * BATCH_SIZE
-        return DataLoader(TensorDataset(torch.randn(size, FEATURES), torch.randn(size, 1)), batch_size=BATCH_SIZE)
+        """The same few rows again and again."""
+        return DataLoader(Rows(), batch_size=BATCH_SIZE)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Nothing that costs."""
         return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Rows(Dataset[tuple[Tensor, Tensor]]):
+    """More rows than anybody reads, some of them different."""
+
+    def __init__(self) -> None:
+        self._inputs, self._targets = torch.randn(DIFFERENT, FEATURES), torch.randn(DIFFERENT, 1)
+
+    def __len__(self) -> int:
+        return BATCH_SIZE * 10**9
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        row = index % DIFFERENT
+        return self._inputs[row], self._targets[row]
+
+
+def mapped(path: Path) -> memoryview:
+    """A file of one whole number, in memory: written to within a training step, read by whoever counts."""
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(8)
+        return memoryview(mmap.mmap(file.fileno(), 8)).cast("q")
 
 
 class Heavy(LightningModule):

@@ -43,8 +43,7 @@ class Columns:
         self.steps.append(step)
         self.epochs.append(NO_EPOCH if epoch is None else epoch)
         self.values.append(value)
-        since = at - EPOCH
-        self.at.append((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+        self.at.append(microseconds(at))
 
     def extend(self, other: "Columns") -> None:
         """Append points that come after these."""
@@ -90,9 +89,15 @@ class Columns:
         return (min(values), max(values)) if values else (None, None)
 
 
-def moment(microseconds: int) -> datetime:
+def microseconds(at: datetime) -> int:
+    """A moment as `Columns.at` has it."""
+    since = at - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def moment(of_unix_time: int) -> datetime:
     """A moment of `Columns.at`."""
-    return EPOCH + timedelta(microseconds=microseconds)
+    return EPOCH + timedelta(microseconds=of_unix_time)
 
 
 def pack(columns: Columns) -> bytes:

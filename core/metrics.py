@@ -5,15 +5,17 @@ its extremes, so a long series is shown from the rows alone.
 """
 
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, tuple_
 
 from core.database import Database
-from core.metric_chunk import POINTS_MAX, Columns, moment, pack, unpack
+from core.metric_chunk import NO_EPOCH, POINTS_MAX, Columns, microseconds, moment, pack, unpack
 from core.series import Series, read_series, some
 from core.tables import metric_chunks, metric_series
 
@@ -21,14 +23,13 @@ INSERT_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One logged value; `value` may be NaN or infinite."""
+class Logged:
+    """Values that were logged at one step, by name; they may be NaN or infinite."""
 
-    name: str
     step: int
     epoch: int | None
-    value: float
     at: datetime
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +52,13 @@ class Metrics:
         self._database = database
 
     def add(
-        self, connection: Connection, job_id: str, points: Sequence[Point], names_max: int, *, replace: bool = True
+        self, connection: Connection, job_id: str, logged: Iterable[Logged], names_max: int, *, replace: bool = True
     ) -> set[str]:
         """Write points inside the caller's transaction; a point of the same name and step is replaced, or stays.
 
         Returns the names left out because the job already has `names_max` others.
         """
-        columns: dict[str, Columns] = {}
-        for point in points:
-            of_name = columns.get(point.name)
-            if of_name is None:
-                of_name = columns[point.name] = Columns.empty()
-            of_name.add(point.step, point.epoch, point.value, point.at)
+        columns = _by_name(logged)
         ids = self._series(connection, job_id)
         new = [name for name in columns if name not in ids]
         dropped = set(new[max(0, names_max - len(ids)) :])
@@ -199,6 +195,20 @@ class Metrics:
         return rows + list(connection.execute(wanted.where(within).order_by(chunk.first_step)))
 
 
+def _by_name(logged: Iterable[Logged]) -> dict[str, Columns]:
+    """Points by series, in the order in which they were logged."""
+    columns: dict[str, Columns] = {}
+    # A run logs the same names for many steps, most of the time: then what it logs is columns already.
+    for names, group in groupby(logged, lambda one: tuple(one.values)):
+        rows = list(group)
+        steps = array("q", [row.step for row in rows])
+        epochs = array("i", [NO_EPOCH if row.epoch is None else row.epoch for row in rows])
+        at = array("q", [microseconds(row.at) for row in rows])
+        for name, values in zip(names, zip(*[row.values.values() for row in rows], strict=True), strict=True):
+            columns.setdefault(name, Columns.empty()).extend(Columns(steps, epochs, array("d", values), at))
+    return columns
+
+
 def _touched(rows: Sequence[Row[Any]], new: Columns) -> list[Row[Any]]:
     """Of a series' chunks in order: those that new points lie in, and the one before them while it is not full."""
     first, last = new.steps[0], new.steps[-1]
@@ -224,9 +234,12 @@ def chunk_row(series_id: int, chunk: Columns) -> dict[str, Any]:
     }
 
 
-def newest(points: Iterable[Point]) -> dict[str, Any]:
+def newest(logged: Iterable[Logged]) -> dict[str, Any]:
     """The last value of each name, as JSON can carry it."""
-    return {point.name: readable(point.value) for point in points}
+    last: dict[str, float] = {}
+    for one in logged:
+        last.update(one.values)
+    return {name: readable(value) for name, value in last.items()}
 
 
 def readable(value: float) -> float | str:

@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     spool_line_max_bytes: Bytes = Field(
         2**20, description="Longest line of a trainer's spool; longer ones are dropped."
     )
-    ship_interval_seconds: Seconds = Field(0.25, description="How often a supervisor ships what the trainer wrote.")
+    ship_interval_seconds: Seconds = Field(0.5, description="How often a supervisor ships what the trainer wrote.")
     ship_batch_points: Count = Field(20_000, description="Most metric points in one transaction.")
     store_away_max_seconds: Seconds = Field(
         86400.0, description="Longest wait for a store that is away when an attempt has ended."

@@ -52,7 +52,7 @@ class PostMortem:
             spool = read_spool(self._run.spool, offset, self._config.spool_line_max_bytes)
             for line in spool.lines:
                 batch.add(line)
-                if len(batch.points) >= self._config.ship_batch_points:
+                if batch.point_count >= self._config.ship_batch_points:
                     if not self._commit(batch, offset):
                         return
                     offset, batch = batch.offset, Batch(batch.offset)
@@ -69,7 +69,7 @@ class PostMortem:
         except SQLAlchemyError as error:
             if is_outage(error):
                 raise
-            self._log.exception("spool_records_refused", points=len(batch.points), events=len(batch.happened))
+            self._log.exception("spool_records_refused", points=batch.point_count, events=len(batch.happened))
             return self._write(Batch(batch.offset), offset)
 
     def _write(self, batch: Batch, offset: int) -> bool:
@@ -78,8 +78,8 @@ class PostMortem:
             if not self._epilogue.note(connection, self._job_id, self._attempt, batch.happened, spool_span=span):
                 return False
             most = self._config.metric_names_max_count
-            self._metrics.add(connection, self._job_id, batch.points, most, replace=False)
-        self._log.info("shipped_after_the_end", points=len(batch.points), events=len(batch.happened))
+            self._metrics.add(connection, self._job_id, batch.logged, most, replace=False)
+        self._log.info("shipped_after_the_end", points=batch.point_count, events=len(batch.happened))
         return True
 
     def _ship_log(self) -> None:

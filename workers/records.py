@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
-from core.metrics import Point, readable
+from core.metrics import Logged, readable
 from core.states import Phase
-from workers.rundir import storable
+from workers.rundir import Progress, storable
 from workers.statements import read_summary
 
 READ_BYTES = 4 * 2**20
@@ -79,7 +79,7 @@ class Described:
     summary: dict[str, Any]
 
 
-Record = Described | Kept | Happened | Entered | Saved | Removed | list[Point]
+Record = Described | Kept | Happened | Entered | Saved | Removed | Logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,22 +105,25 @@ class Batch:
     """What one transaction writes: all that the spool says up to byte `offset`."""
 
     offset: int
-    points: list[Point] = field(default_factory=list)
+    logged: list[Logged] = field(default_factory=list)
+    point_count: int = 0
     happened: list[tuple[str, datetime, dict[str, Any]]] = field(default_factory=list)
     phase: str | None = None
     summary: dict[str, Any] | None = None
+    progress: Progress | None = None
 
     def add(self, line: Line) -> None:
         """Take a line in; what it says of files is not for the database."""
         self.offset = line.end
-        if isinstance(line.record, Happened):
+        if isinstance(line.record, Logged):
+            self.logged.append(line.record)
+            self.point_count += len(line.record.values)
+        elif isinstance(line.record, Happened):
             self.happened.append((line.record.type, line.record.at, line.record.data))
         elif isinstance(line.record, Entered):
             self.phase = line.record.phase
         elif isinstance(line.record, Described):
             self.summary = line.record.summary
-        elif isinstance(line.record, list):
-            self.points.extend(line.record)
 
 
 def read_spool(path: Path, offset: int, line_max_bytes: int) -> Stretch:
@@ -144,15 +147,16 @@ def record_at(path: Path, offset: int, line_max_bytes: int) -> Record | None:
 
 
 def read_record(line: bytes) -> Record:
-    """What a line says; metrics are a list of points. Raises `RecordError` for anything that is not as it should be."""
+    """What a line says. Raises `RecordError` for anything that is not as it should be."""
     try:
         record = orjson.loads(line)
         at = datetime.fromtimestamp(record["at"], UTC)
         match record["is"]:
             case "metrics":
-                step, epoch = _whole(record["step"], STEP_MAX), record["epoch"]
+                step, epoch, values = _whole(record["step"], STEP_MAX), record["epoch"], record["values"]
                 epoch = None if epoch is None else _whole(epoch, EPOCH_MAX)
-                return [Point(_name(name), step, epoch, float(value), at) for name, value in record["values"].items()]
+                named = zip(_names(tuple(values)), map(float, values.values()), strict=True)
+                return Logged(step, epoch, at, dict(named))
             case "event":
                 if not isinstance(record["data"], dict):
                     raise RecordError("an event's data are no object")
@@ -211,6 +215,12 @@ def _text(value: Any, characters: int) -> str:
 def _name(value: str) -> str:
     """The name of a metric; cut first, for it is remembered."""
     return _storable_name(value[:NAME_CHARACTERS])
+
+
+@lru_cache(maxsize=32)
+def _names(values: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a line. Most lines of a run have the same; few are remembered, for a line may have a megabyte."""
+    return tuple(map(_name, values))
 
 
 @lru_cache(maxsize=4096)

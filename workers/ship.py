@@ -167,13 +167,13 @@ class Shipper(threading.Thread):
 
     def _ship(self, *, everything: bool) -> bool:
         """Ship what there is, up to a limit; whether there is more."""
-        more = self._ship_spool()
-        more = self._ship_log(everything=everything) or more
-        self._ship_progress(everything=everything)
-        return more
+        progress = self._progress(everything=everything)
+        more = self._ship_spool(progress)
+        return self._ship_log(everything=everything) or more
 
-    def _ship_spool(self) -> bool:
-        batch = Batch(offset=self._offset)
+    def _ship_spool(self, progress: Progress | None) -> bool:
+        """Ship what the spool says; how far the run is goes with the first of it, or alone."""
+        batch = Batch(offset=self._offset, progress=progress)
         spool = read_spool(self._run.spool, self._offset, self._config.spool_line_max_bytes)
         for line in spool.lines:
             if line.refused:
@@ -183,14 +183,14 @@ class Shipper(threading.Thread):
                 self._commit(batch)
                 self._uploads.add(line.start, line.record)
             batch.add(line)
-            if len(batch.points) >= self._config.ship_batch_points:
+            if batch.point_count >= self._config.ship_batch_points:
                 self._commit(batch)
         self._commit(batch)
         return spool.more
 
     def _commit(self, batch: Batch) -> None:
         """Write a batch together with how far the spool has been read, then empty it."""
-        if batch.offset == self._offset:
+        if batch.offset == self._offset and batch.progress is None:
             return
         try:
             self._write(batch)
@@ -198,17 +198,19 @@ class Shipper(threading.Thread):
             if is_outage(error):
                 raise
             # The records were checked; still, what the database refuses once it refuses for ever.
-            self._log.exception("spool_records_refused", points=len(batch.points), events=len(batch.happened))
-            self._write(Batch(offset=batch.offset))
-        self._offset = batch.offset
-        batch.points, batch.happened, batch.phase, batch.summary = [], [], None, None
+            self._log.exception("spool_records_refused", points=batch.point_count, events=len(batch.happened))
+            self._write(Batch(offset=batch.offset, progress=batch.progress))
+        self._offset, batch.progress = batch.offset, None
+        batch.logged, batch.point_count, batch.happened, batch.phase, batch.summary = [], 0, [], None, None
 
     def _write(self, batch: Batch) -> None:
         values: dict[str, Any] = {}
         latest = self._latest
-        if batch.points:
-            latest = dict(list((latest | newest(batch.points)).items())[: self._config.metric_names_max_count])
+        if batch.logged:
+            latest = dict(list((latest | newest(batch.logged)).items())[: self._config.metric_names_max_count])
             values["metrics"] = latest
+        if batch.progress is not None:
+            values["progress"] = self._speed.read(batch.progress)
         if batch.phase is not None:
             values["phase"] = batch.phase
         if batch.summary is not None:
@@ -217,12 +219,14 @@ class Shipper(threading.Thread):
             self._attempts.note(
                 connection, self._claim.job.id, self._claim.token, batch.happened, spool_offset=batch.offset, **values
             )
-            if batch.points:
+            if batch.logged:
                 most = self._config.metric_names_max_count
-                dropped = self._metrics.add(connection, self._claim.job.id, batch.points, most)
+                dropped = self._metrics.add(connection, self._claim.job.id, batch.logged, most)
                 if dropped:
                     self._log.warning("metric_names_dropped", names=sorted(dropped)[:10])
         self._latest = latest
+        if batch.progress is not None:
+            self._told, self._told_at = batch.progress, time.monotonic()
 
     def _ship_log(self, *, everything: bool) -> bool:
         waiting = self._logs.waiting_bytes()
@@ -237,12 +241,9 @@ class Shipper(threading.Thread):
         self._attempts.note(connection, self._claim.job.id, self._claim.token)
         return True
 
-    def _ship_progress(self, *, everything: bool) -> None:
+    def _progress(self, *, everything: bool) -> Progress | None:
+        """How far the run is, where that is to be told now."""
         now = self._run.read_progress()
         unchanged = self._told is not None and now is not None and now.batches == self._told.batches
-        if now is None or unchanged or (time.monotonic() - self._told_at < PROGRESS_EVERY_SECONDS and not everything):
-            return
-        told = self._speed.read(now)
-        with self._database.write() as connection:
-            self._attempts.note(connection, self._claim.job.id, self._claim.token, progress=told)
-        self._told, self._told_at = now, time.monotonic()
+        too_soon = time.monotonic() - self._told_at < PROGRESS_EVERY_SECONDS and not everything
+        return None if unchanged or too_soon else now

@@ -1,5 +1,6 @@
 """Standby trainers: while a device is free, a process waits for its next run with all done that needs no config."""
 
+import atexit
 import contextlib
 import threading
 from collections.abc import Iterable, Sequence
@@ -25,11 +26,15 @@ class Standbys:
         self._threads = threads
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[Fork, Connection]] = {}
+        self._closed = False
+        atexit.register(self.close)  # before multiprocessing joins its children, which these would wait for
 
     def keep(self, devices: Iterable[str]) -> None:
         """Have one wait for the next run on each of these devices. Raises `OSError` or `EOFError` as a `Fork` does."""
         kinds = {_kind(device): device for device in devices if not device.startswith("tpu:")}
         with self._lock:
+            if self._closed:
+                return
             for kind, device in kinds.items():
                 there = self._waiting.get(kind)
                 if there is None or there[0].exit_code is not None:
@@ -55,6 +60,15 @@ class Standbys:
                 fork.kill()
                 return None
             return fork
+
+    def close(self) -> None:
+        """End those that wait, for good."""
+        with self._lock:
+            self._closed = True
+            while self._waiting:
+                _, (fork, connection) = self._waiting.popitem()
+                connection.close()
+                fork.kill()
 
     def _new(self, device: str) -> tuple[Fork, Connection]:
         ours, theirs = Pipe()

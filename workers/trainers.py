@@ -17,7 +17,8 @@ from workers.standbys import Standbys
 from workers.verdict import Ended, Witness
 
 TICK_SECONDS = 0.2
-DISK_SECONDS = 5.0
+MEMORY_SECONDS, DISK_SECONDS = 1.0, 5.0
+"""How often each is looked at: to find a trainer's children every process of the machine is."""
 
 log = structlog.get_logger()
 
@@ -37,7 +38,7 @@ class Trainers:
         self._lease = lease
         self._forks: list[Fork] = []
         self._held: int | None = None
-        self._started = self._measured = 0.0
+        self._started = self._weighed = self._measured = 0.0
         self.codes: list[int | None] = []
         """The exit codes of the ranks when the first had ended, before the others were killed."""
         self._witness = Witness(run, self._forks, self._memory_max())
@@ -96,10 +97,11 @@ class Trainers:
         config = self._config
         if self.seconds > config.start_timeout_seconds and not self._run.has_spoken():
             return Ended.NEVER_STARTED
-        memory_max = self._memory_max()
-        if memory_bytes([fork.pid for fork in self._forks], memory_max) > memory_max:
-            return Ended.OUT_OF_MEMORY
         now = time.monotonic()
+        if now - self._weighed > MEMORY_SECONDS:
+            self._weighed, memory_max = now, self._memory_max()
+            if memory_bytes([fork.pid for fork in self._forks], memory_max) > memory_max:
+                return Ended.OUT_OF_MEMORY
         if config.run_max_bytes and now - self._measured > DISK_SECONDS:
             self._measured = now
             if used_bytes(self._run.path, config.run_max_bytes) > config.run_max_bytes:

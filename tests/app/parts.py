@@ -22,7 +22,7 @@ from core.database import Database, upgrade
 from core.fleet import Fleet
 from core.ids import new_id
 from core.logs import Logs
-from core.metrics import Metrics, Point
+from core.metrics import Logged, Metrics
 from core.security import first_start
 from core.settings import Settings
 from core.states import CheckpointKind, Status
@@ -182,9 +182,9 @@ class Api:
 
     def metric(self, claim: Claim, name: str, values: Mapping[int, float]) -> None:
         """Log values by step."""
-        points = [Point(name, step, 0, value, datetime.now(UTC)) for step, value in values.items()]
+        logged = [Logged(step, 0, datetime.now(UTC), {name: value}) for step, value in values.items()]
         with self.database.write() as connection:
-            Metrics(self.database).add(connection, claim.job.id, points, 100)
+            Metrics(self.database).add(connection, claim.job.id, logged, 100)
 
     def checkpoint(
         self,

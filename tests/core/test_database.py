@@ -11,7 +11,7 @@ from core.attempts import Attempts, Retry
 from core.database import Database, alembic_config, downgrade, upgrade
 from core.ids import is_id, new_id
 from core.job import read_job
-from core.metrics import Metrics, Point
+from core.metrics import Logged, Metrics
 from core.states import Status
 from core.tables import metadata, projects
 
@@ -109,7 +109,7 @@ def test_metric_points_come_along_and_back(database_url: str) -> None:
     (summary,) = Metrics(database).summaries("j")
     assert (summary.count, summary.min, summary.max) == (700, 0.0, 1398 / 3)
     with database.write() as connection:
-        Metrics(database).add(connection, "j", [Point("loss", 1400, 1, 1.0, series.points[-1].at)], 10)
+        Metrics(database).add(connection, "j", [Logged(1400, 1, series.points[-1].at, {"loss": 1.0})], 10)
     downgrade(database, "0003")
     with database.read() as connection:
         after = [tuple(row) for row in connection.execute(everything)]

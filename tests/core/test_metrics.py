@@ -8,17 +8,19 @@ import pytest
 from core.database import Database
 from core.job import Job
 from core.metric_chunk import POINTS_MAX, Columns, pack, unpack
-from core.metrics import Metrics, Point, newest, readable
+from core.metrics import Logged, Metrics, newest, readable
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def add(database: Database, job: Job, values: dict[str, list[float]], first: int = 0, names_max: int = 100) -> set[str]:
-    points = [
-        Point(name, first + step, 0, value, AT) for name, series in values.items() for step, value in enumerate(series)
+    logged = [
+        Logged(first + step, 0, AT, {name: value})
+        for name, series in values.items()
+        for step, value in enumerate(series)
     ]
     with database.write() as connection:
-        return Metrics(database).add(connection, job.id, points, names_max)
+        return Metrics(database).add(connection, job.id, logged, names_max)
 
 
 def test_points_shipped_twice_are_there_once_and_the_later_value_counts(
@@ -36,7 +38,7 @@ def test_points_shipped_twice_are_there_once_and_the_later_value_counts(
 def test_points_that_come_late_leave_those_that_are_there(database: Database, submit: Callable[..., Job]) -> None:
     job = submit()
     add(database, job, {"loss": [3.0]}, first=1)
-    late = [Point("loss", step, 0, 9.0, AT) for step in range(3)]
+    late = [Logged(step, 0, AT, {"loss": 9.0}) for step in range(3)]
     with database.write() as connection:
         Metrics(database).add(connection, job.id, late, 10, replace=False)
     series = Metrics(database).series(job.id, "loss")
@@ -93,8 +95,8 @@ def test_names_past_the_limit_are_left_out_and_named(database: Database, submit:
 
 
 def test_what_is_not_finite_is_told_as_a_string() -> None:
-    points = [Point("a", 0, None, 1.0, AT), Point("a", 1, None, float("nan"), AT), Point("b", 0, None, -math.inf, AT)]
-    assert newest(points) == {"a": "NaN", "b": "-Infinity"}
+    logged = [Logged(0, None, AT, {"a": 1.0, "b": -math.inf}), Logged(1, None, AT, {"a": float("nan")})]
+    assert newest(logged) == {"a": "NaN", "b": "-Infinity"}
     assert readable(math.inf) == "Infinity"
 
 
@@ -103,21 +105,28 @@ def test_whatever_is_written_over_what_is_what_is_read(
     database: Database, submit: Callable[..., Job], seed: int
 ) -> None:
     job, draw = submit(), random.Random(seed)
-    store, there = Metrics(database), {"a": {}, "b": {}}  # type: dict[str, dict[int, Point]]
+    store, there = Metrics(database), {"a": {}, "b": {}}  # type: dict[str, dict[int, tuple[int, int | None, float]]]
     for _ in range(12):
         names = draw.choice([["a"], ["b"], ["a", "b"]])
         start, stride, replace = draw.randrange(3_000), draw.choice([1, 1, 7]), draw.random() < 0.7
-        points = [
-            Point(name, step, draw.choice([None, 3]), draw.choice([math.nan, math.inf, draw.random()]), AT)
+        logged = [
+            Logged(step, draw.choice([None, 3]), AT, {name: draw.choice([math.nan, math.inf, draw.random()])})
             for step in range(start, start + stride * draw.randrange(1, 900), stride)
             for name in names
         ]
+        if draw.random() < 0.5:  # all names of a step at once, now and then in another order
+            logged = [
+                Logged(
+                    one.step, one.epoch, AT, dict(draw.sample([(name, draw.random()) for name in names], len(names)))
+                )
+                for one in logged[:: len(names)]
+            ]
         with database.write() as connection:
-            store.add(connection, job.id, points, 10, replace=replace)
-        for point in points:
-            there[point.name] = (
-                there[point.name] | {point.step: point} if replace else {point.step: point} | there[point.name]
-            )
+            store.add(connection, job.id, logged, 10, replace=replace)
+        for one in logged:
+            for name, value in one.values.items():
+                point = {one.step: (one.step, one.epoch, value)}
+                there[name] = there[name] | point if replace else point | there[name]
     for summary in store.summaries(job.id):
         expected = [there[summary.name][step] for step in sorted(there[summary.name])]
         first, last = draw.randrange(1_500), draw.randrange(1_500, 4_000)
@@ -125,30 +134,30 @@ def test_whatever_is_written_over_what_is_what_is_read(
             inside = [
                 point
                 for point in expected
-                if (from_step is None or point.step >= from_step) and (to_step is None or point.step <= to_step)
+                if (from_step is None or point[0] >= from_step) and (to_step is None or point[0] <= to_step)
             ]
             everything = store.series(job.id, summary.name, from_step=from_step, to_step=to_step, max_points=10_000)
             assert everything is not None
             assert [(one.step, one.epoch, repr(one.value), one.at) for one in everything.points] == [
-                (point.step, point.epoch, repr(point.value), AT) for point in inside
+                (step, epoch, repr(value), AT) for step, epoch, value in inside
             ]
             for most in (1, 3, 10, 50):
                 series = store.series(job.id, summary.name, from_step=from_step, to_step=to_step, max_points=most)
                 assert series is not None
                 assert len(series.points) <= most
-                assert series.points[-1].step == inside[-1].step
-                known = [point.value for point in inside if not math.isnan(point.value)]
+                assert series.points[-1].step == inside[-1][0]
+                known = [value for _, _, value in inside if not math.isnan(value)]
                 assert min(one.min for one in series.points if one.min is not None) == min(known)
                 assert max(one.max for one in series.points if one.max is not None) == max(known)
-        assert (summary.count, summary.first_step) == (len(expected), expected[0].step)
-        assert repr(summary.last) == repr(expected[-1].value)
+        assert (summary.count, summary.first_step) == (len(expected), expected[0][0])
+        assert repr(summary.last) == repr(expected[-1][2])
 
 
 def test_points_that_come_one_by_one_fill_chunk_after_chunk(database: Database, submit: Callable[..., Job]) -> None:
     job, store = submit(), Metrics(database)
     with database.write() as connection:
         for step in range(POINTS_MAX + 3):
-            store.add(connection, job.id, [Point("loss", step, 0, float(step), AT)], 10)
+            store.add(connection, job.id, [Logged(step, 0, AT, {"loss": float(step)})], 10)
     series = store.series(job.id, "loss", max_points=1)
     assert series is not None
     assert [(one.step, one.min, one.max) for one in series.points] == [(POINTS_MAX + 2, 0.0, POINTS_MAX + 2.0)]

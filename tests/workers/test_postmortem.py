@@ -13,7 +13,7 @@ from core.database import Database
 from core.events import Events
 from core.jobs import Jobs
 from core.logs import Logs
-from core.metrics import Metrics, Point
+from core.metrics import Logged, Metrics
 from core.security import Caller
 from core.states import ReasonCode, Status
 from tests.waiting import wait_until
@@ -69,7 +69,7 @@ def test_the_rest_of_a_lost_attempt_arrives_once_and_what_is_newer_stays(
     lose(database, held)
     successor = claim(worker("cpu:0"))
     with database.write() as connection:
-        newer = Point("loss", 1, 0, -1.0, successor.job.created_at)
+        newer = Logged(1, 0, successor.job.created_at, {"loss": -1.0})
         Attempts(database).note(connection, held.job.id, successor.token, metrics={"loss": -1.0}, phase="training")
         Metrics(database).add(connection, held.job.id, [newer], 10)
         Logs(database).add(connection, held.job.id, 2, 0, b"second attempt\n")

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,9 +37,7 @@ DROPPING = Case("Dropping")
 def standbys(warm_fork_server: None) -> Iterator[Standbys]:
     made = Standbys(MODULES, threads=1)
     yield made
-    for fork, connection in made._waiting.values():
-        connection.close()
-        fork.kill()
+    made.close()
 
 
 def taken(standbys: Standbys, path: Path) -> Fork:
@@ -86,6 +86,18 @@ def test_one_that_nobody_will_ever_tell_its_run_ends(standbys: Standbys) -> None
     connection.close()
     assert fork.wait(60.0)
     assert not psutil.pid_exists(fork.pid)
+
+
+IDLE = """
+from workers.standbys import Standbys
+standbys = Standbys([], 1)
+standbys.keep(["cpu:0"])
+"""
+
+
+def test_a_process_that_keeps_one_ends_all_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def state() -> dict[str, Any]:
