@@ -30,8 +30,8 @@ PROCESSES = 4
 QUEUED = 100_000
 DEVICES = 40
 """Of each claimer: how many jobs it can have at once."""
-ROUNDS = 3
-ROUND_SECONDS = 12.0
+ROUNDS = 2
+ROUND_SECONDS = 8.0
 """A round ends then, if not all devices are taken."""
 AIM_CLAIMS_PER_SECOND = 500.0
 EVEN_SHARE = 0.5
@@ -65,7 +65,7 @@ class Round:
 
 def measure(folder: Path) -> list[Figure]:
     """Rounds on PostgreSQL, and one on SQLite."""
-    with postgres() as server, tables(server, folder) as (database, url, key):
+    with tables(postgres(), folder) as (database, url, key):
         fill(database, authenticate(database, key).project_id, Population(QUEUED, QUEUED, 0))
         rounds = _rounds(database, url, ROUNDS)
     embedded = f"sqlite:///{folder / 'lightyard.db'}"

@@ -24,7 +24,7 @@ from core.metric_chunk import Columns
 from core.metrics import chunk_row
 from core.security import authenticate
 from core.tables import metric_chunks, metric_series
-from tests.servers import BrokerServer, empty_database
+from tests.servers import BrokerServer
 
 LONG = 1_000_000
 SHOWN = 1_000
@@ -45,7 +45,7 @@ def measure(folder: Path) -> list[Figure]:
     """Requests one after the other, ours first, then theirs."""
     broker = BrokerServer()
     try:
-        with postgres() as server, tables(server, folder) as (database, url, key), empty_database(server) as other:
+        with tables(postgres(), folder) as (database, url, key):
             jobs = _fill(database, authenticate(database, key).project_id)
             with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql("VACUUM ANALYZE")  # as its autovacuum would have done by then
@@ -54,7 +54,7 @@ def measure(folder: Path) -> list[Figure]:
             missing = ""
             theirs: tuple[list[float], list[float]] = ([], [])
             try:
-                with mlflow(other, folder) as address:
+                with mlflow(postgres(), folder) as (address, other):
                     theirs = _theirs(address, other)
             except Missing as error:
                 missing = str(error)

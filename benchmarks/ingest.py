@@ -25,7 +25,6 @@ from core.metrics import Metrics
 from core.security import authenticate
 from core.settings import Settings
 from core.storage import Store
-from tests.servers import empty_database
 from workers.rundir import Order, RunDir
 from workers.ship import Shipper
 from workers.trainer.spool import Spool
@@ -45,10 +44,10 @@ def measure(folder: Path) -> list[Figure]:
     ours: list[float] = []
     theirs: list[float] = []
     note = "one core's worth of Python that reads, checks and packs each point; PostgreSQL idles"
-    with postgres() as server, tables(server, folder) as (database, _, key), empty_database(server) as other:
+    with tables(postgres(), folder) as (database, _, key):
         project = authenticate(database, key).project_id
         try:
-            with mlflow(other, folder) as address, httpx.Client(base_url=address, trust_env=False) as client:
+            with mlflow(postgres(), folder) as (address, _), httpx.Client(base_url=address, trust_env=False) as client:
                 client.timeout = FIRST_SECONDS
                 _log_batches(client, 1)
                 for turn in range(ROUNDS):

@@ -24,7 +24,7 @@ from benchmarks.running import METRICS, running
 from benchmarks.servers import mlflow, postgres, tables
 from core.database import Database, upgrade
 from core.security import first_start
-from tests.servers import BrokerServer, empty_database
+from tests.servers import BrokerServer
 
 LINES = 64
 FEWER_LINES = 16
@@ -41,7 +41,7 @@ def measure(folder: Path) -> list[Figure]:
     limit: list[Polled] = []
     theirs: list[Polled] = []
     with ExitStack() as opened:
-        server = opened.enter_context(postgres())
+        server = postgres()
         requests = _services(server, folder, opened)
         empty = opened.enter_context(empty_route())
         nothing = [get(empty, "/empty", {})] * LINES
@@ -119,7 +119,7 @@ def _polled(address: str, asked: Sequence[bytes], status: int) -> Polled:
 def _peer(server: str, folder: Path, opened: ExitStack) -> tuple[tuple[str, Sequence[bytes]] | None, int, str]:
     """MLflow's address and what to ask it, on how many connections; why not, where there is none."""
     try:
-        address = opened.enter_context(mlflow(opened.enter_context(empty_database(server)), folder))
+        address, _ = opened.enter_context(mlflow(server, folder))
     except Missing as error:
         return None, LINES, str(error)
     with closing(Caller(address, {"Content-Type": "application/json"})) as caller:

@@ -1,5 +1,7 @@
 """Servers that benchmarks run against: a PostgreSQL that keeps what it commits, and the peers' own."""
 
+import atexit
+import functools
 import os
 import signal
 import subprocess
@@ -8,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psycopg
+from sqlalchemy import make_url
 
 from benchmarks.environments import python_of
 from core.database import Database, upgrade
@@ -30,14 +34,12 @@ DURABLE = {
 START_SECONDS = 120.0
 
 
-@contextmanager
-def postgres() -> Iterator[str]:
-    """Address of a durable PostgreSQL, without databases of ours."""
+@functools.cache
+def postgres() -> str:
+    """Address of a durable PostgreSQL, one for all benchmarks of this process."""
     server = PostgresServer(DURABLE)
-    try:
-        yield server.url
-    finally:
-        server.close()
+    atexit.register(server.close)
+    return server.url
 
 
 @contextmanager
@@ -52,12 +54,33 @@ def tables(server_url: str, folder: Path) -> Iterator[tuple[Database, str, str]]
 
 
 @contextmanager
-def mlflow(database_url: str, folder: Path) -> Iterator[str]:
-    """Address of an MLflow tracking server with one process, on a database of its own. Raises `Missing`."""
+def mlflow(server_url: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Addresses of an MLflow tracking server with one process, and of its own database. Raises `Missing`."""
+    python = str(python_of("mlflow"))
+    with (
+        empty_database(server_url, _mlflow_template(server_url, python)) as database_url,
+        _mlflow_on(database_url, folder, python) as address,
+    ):
+        yield address, database_url
+
+
+@functools.cache
+def _mlflow_template(server_url: str, python: str) -> str:
+    """Name of a database with MLflow's tables, which take it half a minute to make."""
+    name = "mlflow_template"
+    with psycopg.connect(_for_libpq(server_url), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    url = _for_mlflow(make_url(server_url).set(database=name).render_as_string(hide_password=False))
+    subprocess.run([python, "-m", "mlflow", "db", "upgrade", url], env=_environment(), check=True, capture_output=True)
+    return name
+
+
+@contextmanager
+def _mlflow_on(database_url: str, folder: Path, python: str) -> Iterator[str]:
     port = free_port(HOST)
     address = f"http://{HOST}:{port}"
     command = [
-        str(python_of("mlflow")),
+        python,
         "-m",
         "mlflow",
         "server",
@@ -68,14 +91,13 @@ def mlflow(database_url: str, folder: Path) -> Iterator[str]:
         "--workers",
         "1",
     ]
-    command += ["--backend-store-uri", database_url.replace("+psycopg:", "+psycopg2:")]
+    command += ["--backend-store-uri", _for_mlflow(database_url)]
     command += ["--artifacts-destination", str(folder / "mlflow-artifacts")]
     with (folder / "mlflow.log").open("ab") as log:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-            | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -96,3 +118,16 @@ def mlflow(database_url: str, folder: Path) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # its own end leaves children behind
         process.wait()
+
+
+def _environment() -> dict[str, str]:
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | quiet
+
+
+def _for_mlflow(url: str) -> str:
+    return url.replace("+psycopg:", "+psycopg2:")
+
+
+def _for_libpq(url: str) -> str:
+    return url.replace("+psycopg:", ":")

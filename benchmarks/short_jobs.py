@@ -9,7 +9,7 @@ from benchmarks.digits import Script, config, ended, service, submit
 from benchmarks.figure import Figure
 from tests.stack import Stack
 
-ROUNDS = 4
+ROUNDS = 3
 JOBS_A_ROUND = 12
 TIMES = 20.0
 ONE_BATCH = {"max_steps": 1, "limit_val_batches": 0, "num_sanity_val_steps": 0, "callbacks": None}

@@ -27,7 +27,7 @@ from tests.waiting import wait_until
 WARM_STEPS = 200
 TURN_SECONDS, SETTLE_SECONDS = 0.5, 0.05
 """Each turn, and what of it is not counted: a process that was stopped finds its caches cold."""
-ROUNDS = {50: 40, 1: 20}
+ROUNDS = {50: 30, 1: 16}
 """More where it is about hundredths."""
 RECOVERY_SECONDS, NEVER_SECONDS = 2.0, 1e9
 SETTINGS = {"LIGHTYARD_CATALOG_MODULES": "models,benchmarks.timed", "LIGHTYARD_STANDBY": "false"}

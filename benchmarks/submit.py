@@ -23,14 +23,14 @@ from benchmarks.figure import Figure, percentile
 from benchmarks.servers import mlflow, postgres, tables
 from core.database import Database, upgrade
 from core.security import first_start
-from tests.servers import BrokerServer, empty_database
+from tests.servers import BrokerServer
 
 RATE = 200
 """Calls a second."""
 LINES = 64
 """Connections at most; where all of them wait for an answer, a call that is due waits too, and that counts."""
 WINDOW_SECONDS = 5.0
-WINDOWS = 3
+WINDOWS = 2
 BUSY_LINES = 16
 AIM_MILLISECONDS = 50.0
 PEER = "MLflow runs/create"
@@ -44,14 +44,13 @@ def measure(folder: Path) -> list[Figure]:
     with ExitStack() as opened:
         bell = BrokerServer()
         opened.callback(bell.close)
-        server = opened.enter_context(postgres())
+        server = postgres()
         database, url, key = opened.enter_context(tables(server, folder))
         announce(database)
         ours = opened.enter_context(api(url, bell.url, folder))
         peer, why = "", ""
         try:
-            their_url = opened.enter_context(empty_database(server))
-            peer = opened.enter_context(mlflow(their_url, folder))
+            peer, _ = opened.enter_context(mlflow(server, folder))
             closed_loop(peer, {}, _create_run, 1, seconds=1.0)  # its first requests take seconds
         except Missing as error:
             why = f"; {error}"

@@ -38,7 +38,7 @@ def measure(folder: Path) -> list[Figure]:
     with ExitStack() as opened:
         bell = BrokerServer()
         opened.callback(bell.close)
-        database, url, key = opened.enter_context(tables(opened.enter_context(postgres()), folder))
+        database, url, key = opened.enter_context(tables(postgres(), folder))
         (claim,) = running(database, 1)
         room = str(clients + 10)
         address = opened.enter_context(api(url, bell.url, folder, LIGHTYARD_WAITERS_MAX_COUNT=room))

@@ -95,13 +95,21 @@ class Claims:
         self._assembly = assembly or Assembly(15.0, 30.0, 3600.0)
 
     def claim(
-        self, worker_id: str, worker: str, lease_seconds: float, fits: Callable[[Sequence[str]], bool]
+        self,
+        worker_id: str,
+        worker: str,
+        lease_seconds: float,
+        fits: Callable[[Sequence[str]], bool],
+        foretell: Callable[[Sequence[str], dict[str, Any]], None] | None = None,
     ) -> Claim | None:
         """Give a worker the best queued job that its free devices and its catalogue can run, or nothing.
 
         Best is by priority, then the project with the fewest running jobs, then age. Devices and job are taken in
         one transaction; the worker's row is locked, so that its threads take devices one after the other. A job of
         several machines is given only with devices on all of them: this worker's is the first, the others are called.
+
+        `foretell` is called with the devices and the config as soon as they are known, before the transaction ends: it
+        must not take long, and the claim may come to nothing.
         """
         with self._database.write() as connection:
             announced = connection.execute(
@@ -122,6 +130,8 @@ class Claims:
             row, others = best
             devices = list(offered(kinds, row.accelerator)[: row.devices])
             number, token = row.attempt, row.token
+            if foretell is not None:
+                foretell(devices, row.config)
             attempt = connection.execute(
                 insert(attempts)
                 .values(

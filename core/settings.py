@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     database_timeout_seconds: Seconds = Field(15.0, description="Longest wait for a database connection or lock.")
     broker_timeout_seconds: Seconds = Field(5.0, description="Longest wait for the broker to take a message.")
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = Field(
-        "info", description="Least level that is logged."
+        "info", description="Least level that is logged; requests that told nothing new (304) are of level debug."
     )
     log_format: Annotated[str, Field(pattern="^(console|json)$")] = Field("console", description="console or json.")
 

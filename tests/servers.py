@@ -216,11 +216,15 @@ def postgres_binaries() -> Path:
 
 
 @contextmanager
-def empty_database(server_url: str) -> Iterator[str]:
-    """A database with nothing in it on a PostgreSQL server, gone at the end with whoever is still connected to it."""
+def empty_database(server_url: str, template: str = "template1") -> Iterator[str]:
+    """A database with what its template has, at first nothing, on a PostgreSQL server.
+
+    It is gone at the end with whoever is still connected to it.
+    """
     name = f"lightyard_test_{secrets.token_hex(6)}"
     with _connect(server_url) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
     try:
         yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
     finally:

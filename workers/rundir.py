@@ -37,6 +37,8 @@ known)."""
 
 
 RESERVE_BYTES = 128 * 1024
+CONFIG, RUN = "config", "run"
+"""What a worker tells a trainer that stands by: the config that its run will probably have; its run directory."""
 EXACT, PLAIN = "exact", "plain"
 """How a job goes on from a checkpoint of another: with its random numbers and its place in the data, or without."""
 OUTCOMES = frozenset({"succeeded", "failed", "stopped", "lost"})

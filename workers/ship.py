@@ -95,6 +95,8 @@ class Shipper(threading.Thread):
     def run(self) -> None:
         """Ship until finished, lost or abandoned."""
         restored = False
+        # There is nothing to ship yet, and a trainer that starts has use for the cores.
+        self._finishing.wait(self._config.ship_interval_seconds)
         try:
             while not self._stopped():
                 finishing = self._finishing.is_set()

@@ -4,14 +4,40 @@ import atexit
 import contextlib
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from typing import Any
 
+import orjson
 import structlog
 
 from workers.forkserver import Fork
+from workers.rundir import CONFIG, RUN
+
+FORETOLD_BYTES_MAX = 32 * 1024
+"""Longer configs are read when the run is there: this many bytes a pipe takes though nobody reads from it."""
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Standby:
+    fork: Fork
+    connection: Connection
+    rehearsed: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it waits to be told its run. Raises `EOFError` or `OSError` once it is gone."""
+        if not self.rehearsed and (self.connection.poll() or self.fork.exit_code is not None):
+            self.connection.recv_bytes()
+            self.rehearsed = True
+        return self.rehearsed
+
+    def tell(self, what: str, value: Any) -> None:
+        """Send a message. Raises `OSError` once it is gone."""
+        self.connection.send_bytes(orjson.dumps([what, value]))
 
 
 class Standbys:
@@ -25,7 +51,7 @@ class Standbys:
         self._modules = list(modules)
         self._threads = threads
         self._lock = threading.Lock()
-        self._waiting: dict[str, tuple[Fork, Connection]] = {}
+        self._waiting: dict[str, _Standby] = {}
         self._closed = False
         atexit.register(self.close)  # before multiprocessing joins its children, which these would wait for
 
@@ -37,46 +63,52 @@ class Standbys:
                 return
             for kind, device in kinds.items():
                 there = self._waiting.get(kind)
-                if there is None or there[0].exit_code is not None:
+                if there is None or there.fork.exit_code is not None:
                     self._waiting[kind] = self._new(device)
+
+    def foretell(self, devices: Sequence[str], config: dict[str, Any]) -> None:
+        """Have the one that would be taken for these devices read the config that its run will probably have."""
+        with self._lock, contextlib.suppress(EOFError, OSError):
+            standby = self._waiting.get(_kind(devices[0])) if len(devices) == 1 else None
+            if standby is not None and standby.is_ready and len(orjson.dumps(config)) <= FORETOLD_BYTES_MAX:
+                standby.tell(CONFIG, config)
 
     def take(self, devices: Sequence[str], path: str) -> Fork | None:
         """Give the run directory at `path` to a standby; None: none is ready for a run on these devices."""
-        if len(devices) != 1:
-            return None
         with self._lock:
-            fork, connection = self._waiting.get(_kind(devices[0]), (None, None))
-            if fork is None or connection is None:
+            standby = self._waiting.get(_kind(devices[0])) if len(devices) == 1 else None
+            if standby is None:
                 return None
             try:
-                if fork.exit_code is None and not connection.poll():
-                    return None  # it still rehearses
-                del self._waiting[_kind(devices[0])]
-                with connection:
-                    connection.recv_bytes()
-                    connection.send(path)
+                if not standby.is_ready:
+                    return None
+                with standby.connection:
+                    standby.tell(RUN, path)
             except (EOFError, OSError):
-                log.warning("standby_lost", exit_code=fork.exit_code)
-                fork.kill()
+                log.warning("standby_lost", exit_code=standby.fork.exit_code)
+                standby.fork.kill()
                 return None
-            return fork
+            finally:
+                if standby.rehearsed or standby.fork.exit_code is not None:
+                    del self._waiting[_kind(devices[0])]
+            return standby.fork
 
     def close(self) -> None:
         """End those that wait, for good."""
         with self._lock:
             self._closed = True
             while self._waiting:
-                _, (fork, connection) = self._waiting.popitem()
-                connection.close()
-                fork.kill()
+                _, standby = self._waiting.popitem()
+                standby.connection.close()
+                standby.fork.kill()
 
-    def _new(self, device: str) -> tuple[Fork, Connection]:
+    def _new(self, device: str) -> _Standby:
         ours, theirs = Pipe()
         with theirs, contextlib.ExitStack() as undone:
             undone.enter_context(ours)
             fork = Fork("workers.trainer.standby", "stand_by", theirs, device, self._modules, self._threads)
             undone.pop_all()
-        return fork, ours
+        return _Standby(fork, ours)
 
 
 def _kind(device: str) -> str:

@@ -83,6 +83,11 @@ class Desk:
         except (OSError, EOFError) as error:
             log.warning("no_standby", detail=f"the fork server gave no process: {error!r}")
 
+    def _foretell(self, devices: Sequence[str], config: dict[str, Any]) -> None:
+        """Have the trainer that stands by read the config of its next run, while the claim is still being committed."""
+        if self._standbys is not None:
+            self._standbys.foretell(devices, config)
+
     @property
     def rests(self) -> bool:
         """Whether this worker leaves the queue to others for a while, for it could not start what it was given."""
@@ -95,7 +100,9 @@ class Desk:
         if seat is not None:
             self._take_part(*seat)
             return True
-        claim = self._claims.claim(self.worker_id, self._config.worker, self._config.lease_seconds, self.can_run)
+        claim = self._claims.claim(
+            self.worker_id, self._config.worker, self._config.lease_seconds, self.can_run, self._foretell
+        )
         if claim is None:
             return False
         log.info("claimed", job_id=claim.job.id, attempt=claim.attempt, devices=claim.devices)

@@ -99,7 +99,11 @@ class JobCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and validate what of it may be wrong."""
         self.parser.trusting = True
-        super().parse_arguments(parser, args)
+        foreseen = parsers.foreseen(args)
+        if foreseen is not None:
+            self.config = foreseen
+        else:
+            super().parse_arguments(parser, args)
         if not parsers.is_sure(args, self.config):
             self._validate(args)
 
@@ -135,10 +139,20 @@ class JobCLI(LightningCLI):
         return trainer
 
 
+def foresee(config: dict[str, Any], modules: Sequence[str]) -> None:
+    """Read the config that an order will probably have, before there is one."""
+    parsers.foresee(_given(config, modules))
+
+
+def _given(config: dict[str, Any], modules: Sequence[str]) -> dict[str, Any]:
+    """What of an order's config LightningCLI's parser is given."""
+    own = {key: value for key, value in config.items() if key not in SUBCOMMAND_KEYS}
+    return spelled_out(own, announced(modules))
+
+
 def build(order: Order, run: RunDir, spool: Spool) -> Run:
     """Seed, parse and instantiate. Raises what LightningCLI, Lightning or the classes raise."""
-    config = {key: value for key, value in order.config.items() if key not in SUBCOMMAND_KEYS}
-    config = spelled_out(config, announced(order.catalog_modules))
+    config = _given(order.config, order.catalog_modules)
     origin = Origin(run, order, spool)
     files = OutboxCheckpointIO(run, spool, origin)
     flags = dict(config.get("trainer") or {})

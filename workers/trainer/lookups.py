@@ -24,6 +24,7 @@ FACTORIES = "pytorch_lightning.callbacks_factory"
 IN_THE_STACK: tuple[ModuleType, ...] = (
     *(multiprocessing.forkserver, multiprocessing.spawn, multiprocessing.process),
     *(standby, main, build, pytorch_lightning.cli, seed, torch.random, torch.cuda, torch.xpu),
+    *(torch.cuda.random, torch.xpu.random, torch.mtia, torch._compile, torch._dynamo.eval_frame),
 )
 """Modules whose source torch reads when it is seeded: it keeps the stack of whoever did so before CUDA was used."""
 

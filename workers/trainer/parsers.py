@@ -6,9 +6,11 @@ made of a class there: its arguments are looked at, no more.
 """
 
 import contextlib
+import copy
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from jsonargparse import Namespace
@@ -59,6 +61,8 @@ KEYS = frozenset({"seed_everything", "trainer", "model", "data", "optimizer", "l
 """What a config has, but for what belongs to its subcommand."""
 
 _ready: list[JobParser] = []
+_foreseen: list[tuple[dict[str, Any], Namespace]] = []
+"""A config that will probably come, and what it became; one at most."""
 
 
 class _Made(Exception):
@@ -91,6 +95,33 @@ def ready() -> JobParser:
     if not _ready:
         _ready.append(_new())
     return _ready[-1]
+
+
+def foresee(given: dict[str, Any]) -> None:
+    """Parse a config with the parser that `take` will give, and keep what it becomes for who parses the same."""
+    _foreseen.clear()
+    parser = ready()
+    parser.trusting = True
+    # What is wrong with it, the run tells.
+    with contextlib.suppress(Exception, SystemExit):
+        parsed = parser.parse_object(copy.deepcopy(given))
+        if _is_plain(parsed):
+            _foreseen.append((given, parsed))
+
+
+def foreseen(given: Mapping[str, Any]) -> Namespace | None:
+    """What was kept of this config, to the first who asks; None: nothing was, or of another."""
+    before, parsed = _foreseen.pop() if _foreseen else (None, None)
+    return parsed if before == given else None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it would have become the same anywhere else: a path depends on where the process is."""
+    if isinstance(value, (Namespace, Mapping)):
+        value = list(vars(value).values() if isinstance(value, Namespace) else value.values())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, timedelta))
 
 
 def is_sure(given: Mapping[str, Any], parsed: Namespace) -> bool:

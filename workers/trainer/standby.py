@@ -9,10 +9,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
+import orjson
 import torch
 from setproctitle import setproctitle
 
-from workers.rundir import RunDir
+from workers.rundir import CONFIG, RunDir
+from workers.trainer.build import foresee
 from workers.trainer.main import perform, set_environment, stand_alone
 from workers.trainer.rehearsal import rehearse
 
@@ -21,6 +23,8 @@ READY = b"ready"
 
 def stand_by(connection: Connection, device: str, modules: Sequence[str], threads: int) -> NoReturn:
     """Rehearse, say `READY`, then run what is in the run directory that is sent; end where none ever will be.
+
+    A config that is sent before is read at once: the run will probably have it.
 
     `device` is the one that the run will have: whoever looks for devices sees it from the beginning. `threads` as in
     an `Order`. Called in a fresh fork.
@@ -38,7 +42,10 @@ def stand_by(connection: Connection, device: str, modules: Sequence[str], thread
         sys.stderr.flush()
     try:
         connection.send_bytes(READY)
-        run = RunDir(Path(connection.recv()))
+        while (told := orjson.loads(connection.recv_bytes()))[0] == CONFIG:
+            with _silence():
+                foresee(told[1], modules)
+        run = RunDir(Path(told[1]))
     except (EOFError, OSError):  # the worker is gone
         os._exit(0)
     connection.close()

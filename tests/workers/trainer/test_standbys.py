@@ -40,15 +40,21 @@ def standbys(warm_fork_server: None) -> Iterator[Standbys]:
     made.close()
 
 
-def taken(standbys: Standbys, path: Path) -> Fork:
-    """A standby that has been given a run directory."""
-    return wait_until(lambda: standbys.take(["cpu:0"], str(path)), what="a standby is ready", deadline_seconds=60.0)
-
-
-def test_a_standby_leaves_what_a_fork_leaves(standbys: Standbys, undisturbed: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "foretold",
+    [[], [DROPPING.config()], [DROPPING.config(), Case("Dropping", {"scheduler": "none"}).config()], [{"model": 3}]],
+    ids=["nothing foretold", "its config foretold", "another config foretold at last", "nonsense foretold"],
+)
+def test_a_standby_leaves_what_a_fork_leaves(
+    standbys: Standbys, undisturbed: Any, tmp_path: Path, foretold: list[dict[str, Any]]
+) -> None:
     run = prepared(tmp_path, DROPPING)
     standbys.keep(["cpu:1"])  # slots of the CPU are alike
-    fork = taken(standbys, run.path)
+    wait_until(lambda: standbys._waiting["cpu"].is_ready, what="the standby is ready", deadline_seconds=60.0)
+    for config in foretold:
+        standbys.foretell(["cpu:0"], config)
+    fork = standbys.take(["cpu:0"], str(run.path))
+    assert fork is not None
     assert standbys.take(["cpu:0"], "another") is None, "a standby has one run"
     ended((run, [fork]))
     outcome = run.read_outcome()
@@ -61,29 +67,30 @@ def test_a_standby_leaves_what_a_fork_leaves(standbys: Standbys, undisturbed: An
 
 def test_there_is_no_standby_for_other_devices_or_for_several(standbys: Standbys) -> None:
     standbys.keep(["cpu:0"])
-    waiting = standbys._waiting["cpu"][0]
-    wait_until(lambda: standbys._waiting["cpu"][1].poll(), what="the standby is ready", deadline_seconds=60.0)
+    waiting = standbys._waiting["cpu"].fork
+    wait_until(lambda: standbys._waiting["cpu"].is_ready, what="the standby is ready", deadline_seconds=60.0)
     assert standbys.take(["gpu:0"], "path") is None
     assert standbys.take(["cpu:0", "cpu:1"], "path") is None
     standbys.keep(["cpu:0", "cpu:1", "tpu:0"])
-    assert [fork.pid for fork, _ in standbys._waiting.values()] == [waiting.pid], "one for all slots, none for a TPU"
+    assert [one.fork.pid for one in standbys._waiting.values()] == [waiting.pid], "one for all slots, none for a TPU"
 
 
 def test_one_that_was_killed_is_not_taken_and_another_takes_its_place(standbys: Standbys) -> None:
     standbys.keep(["cpu:0"])
-    first = standbys._waiting["cpu"][0]
-    wait_until(lambda: standbys._waiting["cpu"][1].poll(), what="the standby is ready", deadline_seconds=60.0)
+    first = standbys._waiting["cpu"].fork
+    wait_until(lambda: standbys._waiting["cpu"].is_ready, what="the standby is ready", deadline_seconds=60.0)
     os.kill(first.pid, signal.SIGKILL)
     assert first.wait(10.0)
     assert standbys.take(["cpu:0"], "path") is None
     standbys.keep(["cpu:0"])
-    assert standbys._waiting["cpu"][0].pid != first.pid
+    assert standbys._waiting["cpu"].fork.pid != first.pid
 
 
 def test_one_that_nobody_will_ever_tell_its_run_ends(standbys: Standbys) -> None:
     standbys.keep(["cpu:0"])
-    fork, connection = standbys._waiting.pop("cpu")
-    connection.close()
+    standby = standbys._waiting.pop("cpu")
+    standby.connection.close()
+    fork = standby.fork
     assert fork.wait(60.0)
     assert not psutil.pid_exists(fork.pid)
 
