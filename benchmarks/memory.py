@@ -7,6 +7,7 @@ it ended: a trainer shares most of its pages with the fork server.
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from tests.stack import Stack
 from tests.waiting import wait_until
 
 JOBS_BEFORE = 3
-RUNS = 3
+RUNS = 2
+REHEARSED_SECONDS = 2.0
+"""After which a standby waits for its run."""
 STEPS = 100
 """Of training, until memory is read."""
 API_MB, WORKER_MB, TRAINER_TIMES = 150, 80, 1.05
@@ -47,7 +50,7 @@ class Read:
 def measure(folder: Path) -> list[Figure]:
     """A stack that has run some jobs and runs one, and the script with its imports done, and in training."""
     endless = config(max_epochs=100_000, callbacks=[], enable_checkpointing=False)
-    read: dict[str, list[Read]] = {"api": [], "worker": [], "fork server": [], "trainer": []}
+    read: dict[str, list[Read]] = {"api": [], "worker": [], "fork server": [], "standby": [], "trainer": []}
     imported: list[Read] = []
     training: list[Read] = []
     script = Script(folder / "script", endless)
@@ -55,6 +58,8 @@ def measure(folder: Path) -> list[Figure]:
         for _ in range(JOBS_BEFORE):
             ended(stack, submit(stack, config(max_epochs=1)))
         for _ in range(RUNS):
+            time.sleep(REHEARSED_SECONDS)
+            read["standby"].append(Read.of(_child_of_server(stack, "lightyard-standby")))
             with _trains(stack, endless):
                 for name, process in _processes(stack).items():
                     read[name].append(Read.of(process))
@@ -67,6 +72,13 @@ def measure(folder: Path) -> list[Figure]:
     return [
         _figure("the API process", read["api"], API_MB),
         _figure("the worker process", read["worker"], WORKER_MB),
+        Figure(
+            12,
+            "RSS of a trainer that stands by",
+            "MB",
+            [one.resident for one in read["standby"]],
+            note=_private(read["standby"]),
+        ),
         _against("the fork server, all imported", read["fork server"], "the script after its imports", imported, 1.0),
         _against(
             f"a trainer after {STEPS} steps", read["trainer"], "the script after as many", training, TRAINER_TIMES
@@ -117,10 +129,18 @@ def _trains(stack: Stack, job: dict[str, Any]) -> Iterator[None]:
 def _processes(stack: Stack) -> dict[str, psutil.Process]:
     """Those of the service, while one job trains on one device."""
     worker = psutil.Process(stack.processes["worker-1"].pid)
-    server = next(child for child in worker.children() if child.cmdline()[:1] == ["lightyard-forkserver"])
-    trainer = next(child for child in server.children() if "lightyard-trainer" in child.cmdline()[0])
     api = psutil.Process(stack.processes["api"].pid)
-    return {"api": api, "worker": worker, "fork server": server, "trainer": trainer}
+    trainer = _child_of_server(stack, "lightyard-trainer")
+    return {"api": api, "worker": worker, "fork server": _fork_server(worker), "trainer": trainer}
+
+
+def _fork_server(worker: psutil.Process) -> psutil.Process:
+    return next(child for child in worker.children() if child.cmdline()[:1] == ["lightyard-forkserver"])
+
+
+def _child_of_server(stack: Stack, title: str) -> psutil.Process:
+    server = _fork_server(psutil.Process(stack.processes["worker-1"].pid))
+    return next(child for child in server.children() if title in child.cmdline()[0])
 
 
 def _imported() -> Read:
