@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import json
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-import orjson
 import structlog
 
 from workers.forkserver import Fork
@@ -37,7 +37,7 @@ class _Standby:
 
     def tell(self, what: str, value: Any) -> None:
         """Send a message. Raises `OSError` once it is gone."""
-        self.connection.send_bytes(orjson.dumps([what, value]))
+        self.connection.send_bytes(json.dumps([what, value]).encode())
 
 
 class Standbys:
@@ -70,7 +70,7 @@ class Standbys:
         """Have the one that would be taken for these devices read the config that its run will probably have."""
         with self._lock, contextlib.suppress(EOFError, OSError):
             standby = self._waiting.get(_kind(devices[0])) if len(devices) == 1 else None
-            if standby is not None and standby.is_ready and len(orjson.dumps(config)) <= FORETOLD_BYTES_MAX:
+            if standby is not None and standby.is_ready and len(json.dumps(config)) <= FORETOLD_BYTES_MAX:
                 standby.tell(CONFIG, config)
 
     def take(self, devices: Sequence[str], path: str) -> Fork | None:

@@ -8,6 +8,7 @@ made of a class there: its arguments are looked at, no more.
 import contextlib
 import copy
 import inspect
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -61,7 +62,7 @@ KEYS = frozenset({"seed_everything", "trainer", "model", "data", "optimizer", "l
 """What a config has, but for what belongs to its subcommand."""
 
 _ready: list[JobParser] = []
-_foreseen: list[tuple[dict[str, Any], Namespace]] = []
+_foreseen: list[tuple[str, Namespace]] = []
 """A config that will probably come, and what it became; one at most."""
 
 
@@ -106,13 +107,15 @@ def foresee(given: dict[str, Any]) -> None:
     with contextlib.suppress(Exception, SystemExit):
         parsed = parser.parse_object(copy.deepcopy(given))
         if _is_plain(parsed):
-            _foreseen.append((given, parsed))
+            _foreseen.append((json.dumps(given), parsed))
 
 
 def foreseen(given: Mapping[str, Any]) -> Namespace | None:
     """What was kept of this config, to the first who asks; None: nothing was, or of another."""
-    before, parsed = _foreseen.pop() if _foreseen else (None, None)
-    return parsed if before == given else None
+    if not _foreseen:
+        return None
+    before, parsed = _foreseen.pop()
+    return parsed if before == json.dumps(given) else None  # as text: to Python 1, 1.0 and True are the same
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """A standby trainer: forked before there is a run for it, it rehearses, and waits to be told which one is its own."""
 
 import contextlib
+import json
 import os
 import sys
 import traceback
@@ -9,7 +10,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
-import orjson
 import torch
 from setproctitle import setproctitle
 
@@ -42,7 +42,7 @@ def stand_by(connection: Connection, device: str, modules: Sequence[str], thread
         sys.stderr.flush()
     try:
         connection.send_bytes(READY)
-        while (told := orjson.loads(connection.recv_bytes()))[0] == CONFIG:
+        while (told := json.loads(connection.recv_bytes()))[0] == CONFIG:
             with _silence():
                 foresee(told[1], modules)
         run = RunDir(Path(told[1]))

@@ -42,7 +42,12 @@ def standbys(warm_fork_server: None) -> Iterator[Standbys]:
 
 @pytest.mark.parametrize(
     "foretold",
-    [[], [DROPPING.config()], [DROPPING.config(), Case("Dropping", {"scheduler": "none"}).config()], [{"model": 3}]],
+    [
+        [],
+        [DROPPING.config()],
+        [DROPPING.config(), Case("Dropping", {"scheduler": "none"}).config()],
+        [{"model": 10**30}],
+    ],
     ids=["nothing foretold", "its config foretold", "another config foretold at last", "nonsense foretold"],
 )
 def test_a_standby_leaves_what_a_fork_leaves(
