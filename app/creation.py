@@ -35,6 +35,7 @@ def created(
             code="queue_full",
             headers={"Retry-After": str(QUEUE_FULL_RETRY_SECONDS)},
         )
+    parts.doorbell.foretell(new)
 
     def create(connection: Connection) -> Answer:
         job = parts.jobs.create(connection, caller.project_id, new)

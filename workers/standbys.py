@@ -12,11 +12,9 @@ from typing import Any
 
 import structlog
 
+from core.bell import COMING_BYTES_MAX
 from workers.forkserver import Fork
 from workers.rundir import CONFIG, RUN
-
-FORETOLD_BYTES_MAX = 32 * 1024
-"""Longer configs are read when the run is there: this many bytes a pipe takes though nobody reads from it."""
 
 log = structlog.get_logger()
 
@@ -26,13 +24,16 @@ class _Standby:
     fork: Fork
     connection: Connection
     rehearsed: bool = False
+    foretold: str = ""
+    unread: int = 0
+    """How many configs it was foretold and has not read to the end."""
 
     @property
     def is_ready(self) -> bool:
         """Whether it waits to be told its run. Raises `EOFError` or `OSError` once it is gone."""
-        if not self.rehearsed and (self.connection.poll() or self.fork.exit_code is not None):
+        while self.connection.poll() or (not self.rehearsed and self.fork.exit_code is not None):
             self.connection.recv_bytes()
-            self.rehearsed = True
+            self.rehearsed, self.unread = True, max(0, self.unread - 1)
         return self.rehearsed
 
     def tell(self, what: str, value: Any) -> None:
@@ -66,12 +67,26 @@ class Standbys:
                 if there is None or there.fork.exit_code is not None:
                     self._waiting[kind] = self._new(device)
 
-    def foretell(self, devices: Sequence[str], config: dict[str, Any]) -> None:
-        """Have the one that would be taken for these devices read the config that its run will probably have."""
-        with self._lock, contextlib.suppress(EOFError, OSError):
+    def foretell(self, devices: Sequence[str], config: str, *, claimed: bool) -> None:
+        """Have the one that would be taken for these devices read a config, JSON text, that its run will probably have.
+
+        One that is only heard of it is not given before it has read the one before, nor while anything else is done
+        here: that is heard by a thread which is not to wait.
+        """
+        if not self._lock.acquire(blocking=claimed):
+            return
+        try:
             standby = self._waiting.get(_kind(devices[0])) if len(devices) == 1 else None
-            if standby is not None and standby.is_ready and len(json.dumps(config)) <= FORETOLD_BYTES_MAX:
+            if standby is None or not standby.is_ready or config == standby.foretold:
+                return
+            # As many bytes a pipe takes though nobody reads from it.
+            if len(config) <= COMING_BYTES_MAX and standby.unread <= claimed:
                 standby.tell(CONFIG, config)
+                standby.foretold, standby.unread = config, standby.unread + 1
+        except (EOFError, OSError):  # it is gone, as `take` will find
+            pass
+        finally:
+            self._lock.release()
 
     def take(self, devices: Sequence[str], path: str) -> Fork | None:
         """Give the run directory at `path` to a standby; None: none is ready for a run on these devices."""

@@ -1,5 +1,6 @@
 """The one task: somebody rang, so look at the queue and run what there is until nothing fits."""
 
+import json
 import os
 import threading
 import time
@@ -15,12 +16,14 @@ from core.assembly import Assembly
 from core.bell import TASK, queue_of_worker
 from core.claims import Claim, Claims
 from core.database import Database, is_outage
+from core.devices import free_by_kind, offered
 from core.gangs import Gangs
 from core.job import Member as Seated
 from core.settings import Settings
 from core.storage import Store
 from workers.announce import Inventory
 from workers.forkserver import wait_until_warm
+from workers.hearing import hear
 from workers.member import Member
 from workers.slots import Slots
 from workers.standbys import Standbys
@@ -56,6 +59,7 @@ class Desk:
         self._address = address
         self._class_paths = frozenset(entry.class_path for entry in inventory.catalog.entries)
         self._threads = _threads(inventory.devices)
+        self._announced = inventory.devices
         self._devices = [device["id"] for device in inventory.devices]
         self._standbys = Standbys(config.catalog_modules, self._threads) if config.standby else None
         self._rests_until = 0.0
@@ -86,7 +90,14 @@ class Desk:
     def _foretell(self, devices: Sequence[str], config: dict[str, Any]) -> None:
         """Have the trainer that stands by read the config of its next run, while the claim is still being committed."""
         if self._standbys is not None:
-            self._standbys.foretell(devices, config)
+            self._standbys.foretell(devices, json.dumps(config), claimed=True)
+
+    def hear(self, accelerator: str, config: str) -> None:
+        """Have it do so already when a job is submitted that this worker might be given."""
+        if self._standbys is not None and not self.rests and not self.shutting_down.is_set():
+            free = set(self._slots.free(self._devices))
+            kinds = free_by_kind(self._announced, set(self._devices) - free)
+            self._standbys.foretell(offered(kinds, accelerator)[:1], config, claimed=False)
 
     @property
     def rests(self) -> bool:
@@ -174,6 +185,8 @@ def register(app: Celery, desk: Desk) -> None:
             log.warning("broker_away", error=str(error))
 
     desk.ring = ring
+
+    hear(app, desk.hear)
 
     @app.task(name=TASK, ignore_result=True)
     def work(job_id: str | None = None) -> None:

@@ -61,7 +61,7 @@ class Run:
 
     def resolved_config(self) -> str:
         """The config as YAML with every default filled in, as LightningCLI itself would save it."""
-        return self.cli.config_text
+        return as_yaml(self.cli.resolved)
 
 
 class JobCLI(LightningCLI):
@@ -76,7 +76,7 @@ class JobCLI(LightningCLI):
         self._own_callbacks = own_callbacks
         self._folder = folder
         self._artifacts = folder.with_name("artifacts")
-        self.config_text = ""
+        self.resolved: dict[str, Any] = {}
         try:
             super().__init__(args=config, run=False, save_config_callback=None, parser_class=parsers.JobParser)
         except Exception:
@@ -112,8 +112,12 @@ class JobCLI(LightningCLI):
 
         Lightning itself would do so twice, each time checking it once more, and read it with a parser in pure Python.
         """
-        self.config_text = self.parser.dump(self.config, skip_none=False, skip_check=True)
-        self.config_dump = yaml.load(self.config_text, Loader)  # noqa: S506  # a safe one, see above
+        plain = parsers.as_plain(self.parser, self.config)
+        if plain is None:
+            text = self.parser.dump(self.config, skip_none=False, skip_check=True)
+            plain = yaml.load(text, Loader)  # noqa: S506  # a safe one, see above
+        self.resolved = plain
+        self.config_dump = copy.deepcopy(plain)  # modules remember parts of it, and may change them
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The config's Trainer, with the service's own callbacks behind the user's."""

@@ -7,6 +7,7 @@ made of a class there: its arguments are looked at, no more.
 
 import contextlib
 import copy
+import functools
 import inspect
 import json
 import sys
@@ -18,6 +19,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from core.catalog import Kind
+from workers.trainer import memos
 from workers.trainer.allow import announced
 
 CLASSES_MAX = 500
@@ -42,6 +44,8 @@ class JobParser(LightningArgumentParser):
     trusting = False
 
     _made: Namespace | None = None
+    _given: Namespace | None = None
+    _adapted: Namespace | None = None
 
     def get_defaults(self, skip_validation: bool = False, **named: Any) -> Namespace:
         """Found once for all configs: nothing is added to a parser, or set in it, after it has read the first."""
@@ -49,8 +53,24 @@ class JobParser(LightningArgumentParser):
             return super().get_defaults(**named)
         if self._made is None:
             self._made = super().get_defaults(skip_validation=True, **named)
-        made: Namespace = self._made.clone()
-        return made
+        self._given = given = self._made.clone()
+        return given
+
+    def _apply_actions(self, cfg: Any, *arguments: Any, **named: Any) -> Namespace:
+        """The defaults alone, with which each config begins, are adapted to their types once."""
+        if self._given is None or cfg is not self._given or arguments or named:
+            adapted: Namespace = super()._apply_actions(cfg, *arguments, **named)
+            return adapted
+        if self._adapted is None:
+            self._adapted = super()._apply_actions(cfg)
+        return self._adapted.clone()
+
+    @functools.cached_property
+    def hidden(self) -> frozenset[str]:
+        """Keys of a parsed config that a dump leaves out."""
+        defaults = self.get_defaults(skip_validation=True)
+        dumped = json.loads(self.dump(defaults, format="json", skip_none=False, skip_check=True))
+        return frozenset(defaults.as_dict().keys() - dumped.keys())
 
     def validate(self, *arguments: Any, **named: Any) -> None:
         """As jsonargparse does, unless it is to trust."""
@@ -60,6 +80,8 @@ class JobParser(LightningArgumentParser):
 
 KEYS = frozenset({"seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler"})
 """What a config has, but for what belongs to its subcommand."""
+
+memos.keep()
 
 _ready: list[JobParser] = []
 _foreseen: list[tuple[str, Namespace]] = []
@@ -88,7 +110,7 @@ def prepare(modules: Sequence[str]) -> None:
         with contextlib.suppress(Exception):
             parser.parse_object(config)
     parser.exit_on_error = True
-    parser.dump(parser.get_defaults(), skip_none=False, skip_check=True)
+    _ = parser.hidden
 
 
 def ready() -> JobParser:
@@ -160,6 +182,25 @@ def _is_complete(spec: Namespace) -> bool:
     except (KeyError, AttributeError, ValueError, TypeError):
         return False
     return all(name in parameters and parameters[name].default is None for name in nones)
+
+
+def as_plain(parser: JobParser, parsed: Namespace) -> dict[str, Any] | None:
+    """A parsed config as its dump would be read again; None: it has values that only jsonargparse can write."""
+    try:
+        return {name: _plain(value) for name, value in parsed.as_dict().items() if name not in parser.hidden}
+    except TypeError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Raises `TypeError` for what is not as plain in YAML."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) in (list, tuple):
+        return [_plain(item) for item in value]
+    if type(value) is dict:
+        return {name: _plain(item) for name, item in value.items()}
+    raise TypeError
 
 
 def take() -> JobParser | None:

@@ -24,7 +24,7 @@ READY = b"ready"
 def stand_by(connection: Connection, device: str, modules: Sequence[str], threads: int) -> NoReturn:
     """Rehearse, say `READY`, then run what is in the run directory that is sent; end where none ever will be.
 
-    A config that is sent before is read at once: the run will probably have it.
+    A config that is sent before is read at once, for the run will probably have it, then `READY` is said again.
 
     `device` is the one that the run will have: whoever looks for devices sees it from the beginning. `threads` as in
     an `Order`. Called in a fresh fork.
@@ -41,11 +41,15 @@ def stand_by(connection: Connection, device: str, modules: Sequence[str], thread
         sys.stderr.write(f"a standby trainer could not rehearse:\n{traceback.format_exc()}")
         sys.stderr.flush()
     try:
-        connection.send_bytes(READY)
-        while (told := json.loads(connection.recv_bytes()))[0] == CONFIG:
+        while True:
+            with contextlib.suppress(OSError):  # whoever has told the run hears no more
+                connection.send_bytes(READY)
+            what, told = json.loads(connection.recv_bytes())
+            if what != CONFIG:
+                break
             with _silence():
-                foresee(told[1], modules)
-        run = RunDir(Path(told[1]))
+                foresee(json.loads(told), modules)
+        run = RunDir(Path(told))
     except (EOFError, OSError):  # the worker is gone
         os._exit(0)
     connection.close()

@@ -16,6 +16,7 @@ import pytest
 import torch
 from pytorch_lightning.utilities.data import warning_cache
 
+from core.bell import COMING_BYTES_MAX
 from tests.waiting import wait_until
 from tests.workers.trainer.runs import (
     MODULES,
@@ -57,7 +58,7 @@ def test_a_standby_leaves_what_a_fork_leaves(
     standbys.keep(["cpu:1"])  # slots of the CPU are alike
     wait_until(lambda: standbys._waiting["cpu"].is_ready, what="the standby is ready", deadline_seconds=60.0)
     for config in foretold:
-        standbys.foretell(["cpu:0"], config)
+        standbys.foretell(["cpu:0"], json.dumps(config), claimed=True)
     fork = standbys.take(["cpu:0"], str(run.path))
     assert fork is not None
     assert standbys.take(["cpu:0"], "another") is None, "a standby has one run"
@@ -78,6 +79,24 @@ def test_there_is_no_standby_for_other_devices_or_for_several(standbys: Standbys
     assert standbys.take(["cpu:0", "cpu:1"], "path") is None
     standbys.keep(["cpu:0", "cpu:1", "tpu:0"])
     assert [one.fork.pid for one in standbys._waiting.values()] == [waiting.pid], "one for all slots, none for a TPU"
+
+
+def test_one_that_does_not_come_to_read_is_told_no_more_than_a_pipe_takes(standbys: Standbys) -> None:
+    standbys.keep(["cpu:0"])
+    standby = standbys._waiting["cpu"]
+    wait_until(lambda: standby.is_ready, what="the standby is ready", deadline_seconds=60.0)
+    os.kill(standby.fork.pid, signal.SIGSTOP)
+    told = []
+    for name, claimed in (("heard", False), ("heard too", False), ("claimed", True), ("claimed too", True)):
+        standbys.foretell(["cpu:0"], json.dumps({name: "x" * (COMING_BYTES_MAX - 100)}), claimed=claimed)
+        told += [key for key in json.loads(standby.foretold) if key not in told]
+    assert told == ["heard", "claimed"]
+    os.kill(standby.fork.pid, signal.SIGCONT)
+    wait_until(lambda: standby.is_ready and not standby.unread, what="it has read both")
+    standbys.foretell(["cpu:0"], json.dumps({"heard": "x" * COMING_BYTES_MAX}), claimed=True)
+    assert list(json.loads(standby.foretold)) == ["claimed"], "what is longer than that is not told"
+    standbys.foretell(["cpu:0"], json.dumps({"heard": 1}), claimed=False)
+    assert json.loads(standby.foretold) == {"heard": 1}
 
 
 def test_one_that_was_killed_is_not_taken_and_another_takes_its_place(standbys: Standbys) -> None:
