@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar, 
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from workers.rundir import Order, RunDir
-from workers.trainer import parsers, profiles, trials
+from workers.trainer import each_step, parsers, profiles, trials
 from workers.trainer.allow import announced
 from workers.trainer.builtin import Quiet
 from workers.trainer.callbacks import Reporter
@@ -47,6 +47,7 @@ def as_yaml(value: Any) -> str:
 
 
 set_dumper("yaml", as_yaml)
+each_step.keep()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,112 +1,100 @@
-"""What the service does at each step of a run: as little as it can, for Lightning's own steps are short."""
+"""What is kept from step to step is what Lightning would find again, and goes where Lightning would have it go."""
 
-import re
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
-
-from tests.waiting import wait_until
-from tests.workers.trainer.test_divergence import Diverging
-from tests.workers.trainer.watched import Watched
-from workers.rundir import Control, Order, RunDir
-from workers.trainer.build import build
-from workers.trainer.bystander import EACH_BATCH, Bystander
-from workers.trainer.control import Agreement, ControlFile
-from workers.trainer.loops import install
-from workers.trainer.spool import Spool
-
-
-class Counting(ControlFile):
-    reads = 0
-
-    def read(self) -> Control:
-        self.reads += 1
-        return super().read()
-
-
-class Nowhere:
-    """Is told of places and does nothing there."""
-
-    entering = validation_due = False
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
-
-
-class Validating(Diverging):
-    def validation_step(self, batch: Any, batch_idx: int) -> Any:
-        return self.loss(batch)
-
-    def val_dataloader(self) -> Any:
-        return self.train_dataloader()
-
-
-def test_the_hooks_that_come_with_every_batch_are_lightnings() -> None:
-    pattern = re.compile("on_(.*_batch_(start|end)|before_.*|after_.*)")
-    assert set(EACH_BATCH) == {name for name in vars(Callback) if pattern.fullmatch(name)}
-
-
-def test_the_services_callbacks_have_no_hook_at_every_batch_but_those_that_they_need(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "attempt-1")
-    model = {"class_path": "models.vision.ImageClassifier", "init_args": {"in_channels": 1, "num_classes": 10}}
-    config = {"model": model, "trainer": {"max_epochs": 1}}
-    run.create(Order(job_id="job_1", attempt=1, config=config, devices=["cpu:0"], catalog_modules=["models"]))
-    callbacks: Any = build(run.order(), run, Spool(run.spool)).trainer.callbacks  # type: ignore[attr-defined]
-    ours = [one for one in callbacks if type(one).__module__.startswith("workers.")]
-    assert len(ours) == 5
-    assert all(isinstance(one, Bystander) for one in ours)
-    called = {f"{type(one).__name__}.{hook}" for one in ours for hook in EACH_BATCH if callable(getattr(one, hook))}
-    assert called == {
-        "Recovery.on_train_batch_end",
-        "Recovery.on_validation_batch_end",
-        "Reporter.on_train_batch_start",
-        "Reporter.on_before_backward",
-        "Reporter.on_train_batch_end",
-    }
-
-
-@pytest.mark.parametrize(
-    ("stop_on_nan", "left"), [(False, {"on_train_batch_end"}), (True, {"on_train_batch_end", "on_before_backward"})]
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.core import module as core_module
+from pytorch_lightning.trainer.connectors.logger_connector.result import (
+    _Metadata,
+    _ResultCollection,
+    _ResultMetric,
+    _Sync,
 )
-def test_what_a_run_has_told_once_is_not_looked_at_again(tmp_path: Path, stop_on_nan: bool, left: set[str]) -> None:
-    watched = Watched(tmp_path, stop_on_nan=stop_on_nan, max_epochs=2).fit(Diverging())
-    assert len([record for record in watched.records("event") if record["type"] == "first_step"]) == 1
-    assert {hook for hook in EACH_BATCH if callable(getattr(watched.reporter, hook))} == left
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
+from torchmetrics.classification import BinaryAccuracy
+
+from workers.trainer import build
+
+CPU, ELSEWHERE = torch.device("cpu"), torch.device("meta")
+REDUCTIONS: list[Callable[..., Any]] = [torch.mean, torch.sum, torch.max, torch.min]
 
 
-def test_the_control_file_is_read_now_and_then_and_what_is_due_is_known_at_every_look(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
-    control = Counting(run.control)
-    agreement = Agreement(control, 0, 0.0)
-    for _ in range(100):
-        agreement.due = False
-        agreement.look()
-        assert agreement.due
-    assert 1 <= control.reads < 50
-    run.ask(Control(stop=True))
-
-    def stops() -> bool:
-        agreement.look()
-        return agreement.stop
-
-    wait_until(stops, what="the request is seen", deadline_seconds=5.0)
+def accumulator() -> _ResultMetric:
+    meta = _Metadata("training_step", "loss", on_step=True)
+    meta.sync = _Sync()
+    return _ResultMetric(meta, is_tensor=True)
 
 
-def test_whether_a_validation_follows_is_found_out_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    theirs = _TrainingEpochLoop._should_check_val_fx
+@pytest.mark.parametrize("reduce_fx", REDUCTIONS)
+def test_values_add_up_as_they_would(reduce_fx: Callable[..., Any]) -> None:
+    def logged() -> list[Any]:
+        results = _ResultCollection(training=True)
+        found = []
+        for step in range(6):
+            if step == 3:
+                results.reset(metrics=False)
+            value = torch.tensor([2.0, -1.0, 4.0][step % 3], dtype=torch.float64 if step > 4 else torch.float32)
+            results.log("training_step", "loss", value, on_step=True, batch_size=step + 1, reduce_fx=reduce_fx)
+            metric = results["training_step.loss"]
+            found += [metric.value.clone(), metric.value.dtype, metric._forward_cache, metric.meta.sync.should]
+        return [*found, results.metrics(on_step=False)["log"]]
 
-    def counted(loop: _TrainingEpochLoop, fetcher: Any) -> bool:
-        asked.append(loop.batch_idx)
-        return theirs(loop, fetcher)
+    ours, moved = logged(), _ResultMetric.to
+    _ResultMetric.to = _original(moved)  # type: ignore[method-assign]
+    try:
+        theirs = logged()
+    finally:
+        _ResultMetric.to = moved  # type: ignore[method-assign]
+    assert ours == theirs
 
-    monkeypatch.setattr(_TrainingEpochLoop, "_should_check_val_fx", counted)
-    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(max_epochs=1, val_check_interval=4, logger=False, accelerator="cpu", devices=1, **quiet)
-    install(trainer, Nowhere())
-    trainer.fit(Validating())
-    assert asked == list(range(8))
-    assert trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.ready == 16
+
+def _original(ours: Any) -> Any:
+    """Lightning's own, from under ours."""
+    return next(cell.cell_contents for cell in ours.__closure__ if callable(cell.cell_contents))
+
+
+def test_one_that_lies_there_stays_and_one_that_does_not_moves_with_all_that_is_its_own() -> None:
+    metric = accumulator()
+    metric.update(torch.tensor(2.0), 3)
+    meta = metric.meta
+    assert metric.to(CPU) is metric
+    assert metric.meta is meta, "nothing was copied"
+    assert metric.to(ELSEWHERE) is metric
+    own: list[Tensor] = [metric.value, metric.cumulated_batch_size, *metric._defaults.values()]  # type: ignore[list-item]
+    assert {tensor.device for tensor in own} == {ELSEWHERE}
+    metric.value = torch.tensor(1.0)  # one of them is back
+    metric.to(ELSEWHERE)
+    assert metric.value.device == ELSEWHERE
+
+
+def test_one_of_a_metric_is_always_asked_to_move() -> None:
+    metric = _ResultMetric(_Metadata("validation_step", "acc"), is_tensor=False)
+    accuracy = BinaryAccuracy()
+    accuracy(torch.tensor([0.9, 0.2]), torch.tensor([1, 1]))
+    metric.update(accuracy, 2)
+    metric.to(ELSEWHERE)
+    assert accuracy.tp.device == ELSEWHERE
+
+
+def test_a_signature_is_read_once_for_each_hook() -> None:
+    assert build is not None, "which puts it in place"
+    asked: Callable[..., bool] = vars(core_module)["is_param_in_hook_signature"]
+
+    class First(LightningModule):
+        def training_step(self, batch: Any) -> None: ...
+
+    class Second(LightningModule):
+        def training_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    for _ in range(2):
+        for made, named in ((First(), False), (Second(), True)):
+            assert asked(made.training_step, "batch_idx", min_args=2) is named
+            assert asked(made.training_step, "batch", explicit=True)
+            assert not asked(made.training_step, "dataloader_iter", explicit=True)
+    unhashable = type("Hook", (), {"__call__": lambda self, batch: None, "__hash__": None})()
+    assert asked(unhashable, "batch")
+    assert is_param_in_hook_signature(unhashable, "batch"), "which a module that asked before has, too"
