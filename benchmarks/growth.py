@@ -37,7 +37,7 @@ POPULATIONS = {
 LEAST, MOST = "1 k jobs", "1 M jobs"
 WITH_POINTS = "1 M jobs, 100 M points"
 POINTS = 100_000_000
-ROUNDS = 4
+ROUNDS = 3
 CALLS = 30
 """Of each kind in each round: a round's p95 leaves one of them out."""
 AIM_RATIO = 1.5

@@ -10,10 +10,13 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 POINTS_MAX = 256
 """Points of a full chunk: of a long series, whole chunks are shown as one point each."""
+PLACES_KEPT = 128
+"""Chunks of which is kept what they share with those of other names, at some kilobytes each: of 32,768 steps."""
 HEAD = struct.Struct("<BIqqqi")
 """Flags, points, first step, stride of the steps, earliest moment in microseconds, epoch; all is little-endian."""
 STEPS_LISTED, EPOCHS_LISTED, MOMENTS_WIDE = 1, 2, 4
@@ -59,7 +62,7 @@ class Columns:
     def in_order(self, *, first_counts: bool = False) -> "Columns":
         """The same by ascending steps, one point a step: of several, the one added last (or first)."""
         steps = self.steps
-        if all(map(int.__lt__, steps, steps[1:])):
+        if _ascend(steps.tobytes()):
             return self
         indices = range(len(steps))
         newest = {steps[index]: index for index in (reversed(indices) if first_counts else indices)}
@@ -100,9 +103,24 @@ def moment(of_unix_time: int) -> datetime:
     return EPOCH + timedelta(microseconds=of_unix_time)
 
 
+@lru_cache(maxsize=1)
+def _ascend(steps: bytes) -> bool:
+    """Whether each of these numbers is greater than the one before. What is logged at the same steps asks the same."""
+    numbers = array("q", steps)
+    return all(map(int.__lt__, numbers, numbers[1:]))
+
+
 def pack(columns: Columns) -> bytes:
     """Points, at least one, as bytes."""
-    steps, epochs, at = columns.steps, columns.epochs, columns.at
+    return _packed_places(columns.steps.tobytes(), columns.epochs.tobytes(), columns.at.tobytes()) + (
+        _portable(columns.values).tobytes()
+    )
+
+
+@lru_cache(maxsize=PLACES_KEPT)
+def _packed_places(steps_bytes: bytes, epochs_bytes: bytes, at_bytes: bytes) -> bytes:
+    """All of a chunk but its values. Each name that is logged at the same steps has the same of it."""
+    steps, epochs, at = array("q", steps_bytes), array("i", epochs_bytes), array("q", at_bytes)
     count, first, since, flags = len(steps), steps[0], min(at), 0
     stride = steps[1] - first if count > 1 else 1
     parts: list[array[Any]] = []
@@ -117,7 +135,6 @@ def pack(columns: Columns) -> bytes:
     else:
         flags |= MOMENTS_WIDE
         parts.append(at)
-    parts.append(columns.values)
     head = HEAD.pack(flags, count, first, stride, since, epochs[0])
     return head + b"".join(_portable(part).tobytes() for part in parts)
 

@@ -9,8 +9,8 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
-from typing import Any
+from itertools import chain, groupby
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, and_, delete, func, select, tuple_
 
@@ -22,8 +22,7 @@ from core.tables import metric_chunks, metric_series
 INSERT_ROWS = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
+class Logged(NamedTuple):
     """Values that were logged at one step, by name; they may be NaN or infinite."""
 
     step: int
@@ -204,8 +203,10 @@ def _by_name(logged: Iterable[Logged]) -> dict[str, Columns]:
         steps = array("q", [row.step for row in rows])
         epochs = array("i", [NO_EPOCH if row.epoch is None else row.epoch for row in rows])
         at = array("q", [microseconds(row.at) for row in rows])
-        for name, values in zip(names, zip(*[row.values.values() for row in rows], strict=True), strict=True):
-            columns.setdefault(name, Columns.empty()).extend(Columns(steps, epochs, array("d", values), at))
+        values = array("d", chain.from_iterable([row.values.values() for row in rows]))
+        for place, name in enumerate(names):
+            of_name = Columns(steps, epochs, values[place :: len(names)], at)
+            columns.setdefault(name, Columns.empty()).extend(of_name)
     return columns
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -20,6 +20,7 @@ EPOCH_MAX = 2**31 - 1
 NAME_BYTES_MAX = 255
 """What a file system takes as the name of a file."""
 FILE_CHARACTERS = 100
+FLOATS = frozenset([float])
 NAME_CHARACTERS = 255
 
 
@@ -82,8 +83,7 @@ class Described:
 Record = Described | Kept | Happened | Entered | Saved | Removed | Logged
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of a spool, from byte `start` to byte `end`: its record, or why it has none."""
 
     start: int
@@ -155,8 +155,11 @@ def read_record(line: bytes) -> Record:
             case "metrics":
                 step, epoch, values = _whole(record["step"], STEP_MAX), record["epoch"], record["values"]
                 epoch = None if epoch is None else _whole(epoch, EPOCH_MAX)
-                named = zip(_names(tuple(values)), map(float, values.values()), strict=True)
-                return Logged(step, epoch, at, dict(named))
+                renamed = _renamed(tuple(values))
+                if renamed is not None or not FLOATS.issuperset(map(type, values.values())):
+                    names = renamed or values
+                    values = dict(zip(names, map(float, values.values()), strict=True))
+                return Logged(step, epoch, at, values)
             case "event":
                 if not isinstance(record["data"], dict):
                     raise RecordError("an event's data are no object")
@@ -218,9 +221,12 @@ def _name(value: str) -> str:
 
 
 @lru_cache(maxsize=32)
-def _names(values: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of a line. Most lines of a run have the same; few are remembered, for a line may have a megabyte."""
-    return tuple(map(_name, values))
+def _renamed(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """What the names of a line become; None: they stay. Most lines of a run have the same; a line may have a megabyte,
+    so few are remembered.
+    """
+    kept = tuple(map(_name, names))
+    return None if kept == names else kept
 
 
 @lru_cache(maxsize=4096)

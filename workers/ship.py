@@ -34,6 +34,7 @@ PROGRESS_EVERY_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 JOIN_SECONDS = 0.1
 ABANDON_SECONDS = 10.0
+OF_FILES = (Saved, Removed, Kept)
 
 log = structlog.get_logger()
 
@@ -181,7 +182,7 @@ class Shipper(threading.Thread):
             if line.refused:
                 # User code can write into the run directory. A line that is not ours costs that line.
                 self._log.warning("spool_line_refused", error=line.refused)
-            if isinstance(line.record, Saved | Removed | Kept):
+            if isinstance(line.record, OF_FILES):
                 self._commit(batch)
                 self._uploads.add(line.start, line.record)
             batch.add(line)
