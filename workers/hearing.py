@@ -3,29 +3,34 @@
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from celery import Celery, bootsteps
 from kombu import Consumer, Exchange, Queue
 
 from core.bell import COMING
-from core.ids import new_id
+
+log = structlog.get_logger()
 
 
-def hear(app: Celery, listener: Callable[[str, str], None]) -> None:
-    """Have a worker of this application call `listener` with accelerator and config (JSON text) of each that comes.
+def hear(app: Celery, worker: str, listener: Callable[[str, str], None]) -> None:
+    """Have a worker of this name and application call `listener` with accelerator and config (JSON text) of each.
 
-    It is called in the thread that hears everything, so it must not take long; what it raises is the worker's end.
+    It is called in the thread that hears everything, so it must not take long.
     """
 
     class Hearing(bootsteps.ConsumerStep):
         def get_consumers(self, channel: Any) -> list[Consumer]:
-            """A queue of its own, which is gone with the connection."""
+            """A queue of its own, of the same name each time: the broker remembers names for ever."""
             exchange = Exchange(COMING, type="fanout", durable=False)
-            own = Queue(new_id("evt"), exchange, durable=False, exclusive=True, auto_delete=True)
+            own = Queue(f"{COMING}.{worker}", exchange, durable=False, exclusive=True, auto_delete=True)
             return [Consumer(channel, queues=[own], on_message=_told, accept=["json"], no_ack=True)]
 
     def _told(message: Any) -> None:
-        body = message.decode()
-        if isinstance(body, dict) and isinstance(body.get("accelerator"), str) and isinstance(body.get("config"), str):
-            listener(body["accelerator"], body["config"])
+        # Others may use this broker too, and an error would be the worker's end.
+        try:
+            body = message.decode()
+            listener(str(body["accelerator"]), str(body["config"]))
+        except Exception as error:
+            log.warning("message_not_understood", error=repr(error)[:200])
 
     app.steps["consumer"].add(Hearing)

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -16,6 +17,9 @@ from core.bell import COMING_BYTES_MAX
 from workers.forkserver import Fork
 from workers.rundir import CONFIG, RUN
 
+STUCK_SECONDS = 5.0
+"""A standby that reads a config for so long, though it gives up much sooner, is replaced."""
+
 log = structlog.get_logger()
 
 
@@ -25,16 +29,26 @@ class _Standby:
     connection: Connection
     rehearsed: bool = False
     foretold: str = ""
-    unread: int = 0
-    """How many configs it was foretold and has not read to the end."""
+    reads_since: float | None = None
+    """Since when it reads what it was foretold; None: it has read it."""
+    is_misled: bool = False
+    """Whether it read what another run was to have when its own was claimed."""
 
     @property
     def is_ready(self) -> bool:
         """Whether it waits to be told its run. Raises `EOFError` or `OSError` once it is gone."""
         while self.connection.poll() or (not self.rehearsed and self.fork.exit_code is not None):
             self.connection.recv_bytes()
-            self.rehearsed, self.unread = True, max(0, self.unread - 1)
+            self.rehearsed, self.reads_since = True, None
         return self.rehearsed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has ended, or does not come back from what it reads."""
+        if self.reads_since is not None and time.monotonic() - self.reads_since > STUCK_SECONDS:
+            with contextlib.suppress(EOFError, OSError):
+                return not self.is_ready or self.reads_since is not None
+        return self.fork.exit_code is not None
 
     def tell(self, what: str, value: Any) -> None:
         """Send a message. Raises `OSError` once it is gone."""
@@ -64,25 +78,29 @@ class Standbys:
                 return
             for kind, device in kinds.items():
                 there = self._waiting.get(kind)
-                if there is None or there.fork.exit_code is not None:
+                if there is not None and there.is_lost:
+                    there.connection.close()
+                    there.fork.kill()
+                    there = None
+                if there is None:
                     self._waiting[kind] = self._new(device)
 
     def foretell(self, devices: Sequence[str], config: str, *, claimed: bool) -> None:
         """Have the one that would be taken for these devices read a config, JSON text, that its run will probably have.
 
-        One that is only heard of it is not given before it has read the one before, nor while anything else is done
-        here: that is heard by a thread which is not to wait.
+        One that is only heard of it is not given while anything else is done here: that is heard by a thread which is
+        not to wait. Nor is it given one before it has read the one before.
         """
         if not self._lock.acquire(blocking=claimed):
             return
         try:
             standby = self._waiting.get(_kind(devices[0])) if len(devices) == 1 else None
-            if standby is None or not standby.is_ready or config == standby.foretold:
+            if standby is None or not (standby.rehearsed or standby.connection.poll()) or not standby.is_ready:
                 return
-            # As many bytes a pipe takes though nobody reads from it.
-            if len(config) <= COMING_BYTES_MAX and standby.unread <= claimed:
+            standby.is_misled = claimed and standby.reads_since is not None and config != standby.foretold
+            if standby.reads_since is None and config != standby.foretold and len(config) <= COMING_BYTES_MAX:
                 standby.tell(CONFIG, config)
-                standby.foretold, standby.unread = config, standby.unread + 1
+                standby.foretold, standby.reads_since = config, time.monotonic()
         except (EOFError, OSError):  # it is gone, as `take` will find
             pass
         finally:
@@ -96,6 +114,11 @@ class Standbys:
                 return None
             try:
                 if not standby.is_ready:
+                    return None
+                if standby.is_misled and standby.reads_since is not None:
+                    # However long that takes, and whatever it needs, is not this run's to bear.
+                    standby.connection.close()
+                    standby.fork.kill()
                     return None
                 with standby.connection:
                     standby.tell(RUN, path)

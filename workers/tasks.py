@@ -48,6 +48,7 @@ class Desk:
         self._store = store
         self._config = config
         self.worker_id = worker_id
+        self.name = config.worker
         self.queue = queue_of_worker(worker_id)
         self.ring: Callable[[str], None] = lambda queue: None
         """Sends a message to a queue; set once there is a Celery application."""
@@ -186,7 +187,7 @@ def register(app: Celery, desk: Desk) -> None:
 
     desk.ring = ring
 
-    hear(app, desk.hear)
+    hear(app, desk.name, desk.hear)
 
     @app.task(name=TASK, ignore_result=True)
     def work(job_id: str | None = None) -> None:

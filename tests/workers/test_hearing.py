@@ -5,7 +5,7 @@ import redis
 from celery.contrib.testing.worker import start_worker
 
 from app.doorbell import Doorbell
-from core.bell import COMING_BYTES_MAX
+from core.bell import COMING, COMING_BYTES_MAX
 from core.job import NewJob
 from core.settings import Settings
 from tests.waiting import wait_until
@@ -21,7 +21,7 @@ def test_a_worker_hears_of_the_jobs_that_it_could_be_given(home: Path, broker_ur
     config = Settings(home=home, broker_url=broker_url, broker_timeout_seconds=5.0)
     heard: list[tuple[str, dict[str, object]]] = []
     celery = make_app(config)
-    hear(celery, lambda accelerator, text: heard.append((accelerator, json.loads(text))))
+    hear(celery, "box", lambda accelerator, text: heard.append((accelerator, json.loads(text))))
     bell = Doorbell(config)
 
     def called() -> bool:
@@ -34,6 +34,9 @@ def test_a_worker_hears_of_the_jobs_that_it_could_be_given(home: Path, broker_ur
         bell.foretell(new({"behind": "another"}))
         bell.start()
         wait_until(called, what="it listens")
+        with celery.producer_or_acquire() as producer:
+            for strange in ("no object", {"accelerator": "cpu"}, {"accelerator": "cpu", "config": "{"}):
+                producer.publish(strange, exchange=COMING, serializer="json")
         bell.foretell(new({"is": "x" * COMING_BYTES_MAX}))
         bell.foretell(new({"for": "several devices"}, devices=2))
         wait_until(lambda: (bell.foretell(new(odd)), ("cpu", odd) in heard)[1], what="what is odd was heard")

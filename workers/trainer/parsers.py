@@ -10,6 +10,7 @@ import copy
 import functools
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -83,6 +84,9 @@ KEYS = frozenset({"seed_everything", "trainer", "model", "data", "optimizer", "l
 
 memos.keep()
 
+NUMBER = re.compile(r"\s*[-+.]?\d")
+"""How a text begins that YAML might read as a number."""
+
 _ready: list[JobParser] = []
 _foreseen: list[tuple[str, Namespace]] = []
 """A config that will probably come, and what it became; one at most."""
@@ -130,6 +134,12 @@ def foresee(given: dict[str, Any]) -> None:
         parsed = parser.parse_object(copy.deepcopy(given))
         if _is_plain(parsed):
             _foreseen.append((json.dumps(given), parsed))
+
+
+def forget() -> None:
+    """Keep nothing of a config that was to be foreseen, nor the parser that was interrupted in it."""
+    _foreseen.clear()
+    _ready.clear()
 
 
 def foreseen(given: Mapping[str, Any]) -> Namespace | None:
@@ -193,12 +203,14 @@ def as_plain(parser: JobParser, parsed: Namespace) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Raises `TypeError` for what is not as plain in YAML."""
-    if value is None or type(value) in (bool, int, float, str):
+    """Raises `TypeError` for what is not as plain in YAML: there, a text may be a number, and a key a text."""
+    if value is None or type(value) in (bool, int, float):
+        return value
+    if type(value) is str and not NUMBER.match(value):
         return value
     if type(value) in (list, tuple):
         return [_plain(item) for item in value]
-    if type(value) is dict:
+    if type(value) is dict and all(type(name) is str for name in value):
         return {name: _plain(item) for name, item in value.items()}
     raise TypeError
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,12 @@ from setproctitle import setproctitle
 from workers.rundir import CONFIG, RunDir
 from workers.trainer.build import foresee
 from workers.trainer.main import perform, set_environment, stand_alone
+from workers.trainer.parsers import forget
 from workers.trainer.rehearsal import rehearse
 
 READY = b"ready"
+READ_SECONDS = 0.5
+"""Most configs take 0.02 to 0.05."""
 
 
 def stand_by(connection: Connection, device: str, modules: Sequence[str], threads: int) -> NoReturn:
@@ -47,13 +51,35 @@ def stand_by(connection: Connection, device: str, modules: Sequence[str], thread
             what, told = json.loads(connection.recv_bytes())
             if what != CONFIG:
                 break
-            with _silence():
-                foresee(json.loads(told), modules)
+            _read(told, modules)
         run = RunDir(Path(told))
     except (EOFError, OSError):  # the worker is gone
         os._exit(0)
     connection.close()
     perform(run, run.order(), 0)
+
+
+def _read(config: str, modules: Sequence[str]) -> None:
+    """Read a config, JSON text, for half a second at most: it may be anybody's, and take as long as it likes."""
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.setitimer(signal.ITIMER_REAL, READ_SECONDS, READ_SECONDS)  # again, should a parser catch it
+    try:
+        with _silence():
+            foresee(json.loads(config), modules)
+    except (_Late, Exception):  # the run itself will tell, without a limit
+        forget()
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+class _Late(BaseException):
+    """What is read takes too long. No `Exception`: jsonargparse takes those for values of another type."""
+
+
+def _give_up(_signal: int, _frame: object) -> NoReturn:
+    raise _Late
 
 
 @contextlib.contextmanager
