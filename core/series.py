@@ -111,12 +111,11 @@ def _by_chunks(
     last = (chunk.series_id, chunk.last_step, chunk.last, chunk.last_epoch, chunk.last_at)
     is_newest = and_(chunk.series_id == spans.c.series_id, chunk.first_step == spans.c.newest)
     found = set()
-    for row in connection.execute(select(spans.c.least, spans.c.greatest, *last).join(spans, is_newest)):
-        found.add(row.series_id)
-        yield (
-            row.series_id,
-            Bucket(row.last_step, row.last_epoch, row.last, row.least, row.greatest, row.last_at),
-        )
+    # All at once, and by place: row by row and by name takes three times as long as the database does.
+    rows = connection.execute(select(spans.c.least, spans.c.greatest, *last).join(spans, is_newest)).all()
+    for least, greatest, series_id, step, value, epoch, at in rows:
+        found.add(series_id)
+        yield series_id, Bucket(step, epoch, value, least, greatest, at)
     if cut and found:
         edges = select(chunk.series_id, chunk.points).where(chunk.series_id.in_(found), or_(*cut))
         for series_id, points in connection.execute(edges):
