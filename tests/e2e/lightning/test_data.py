@@ -1,6 +1,7 @@
 """Data modules: `prepare_data` once per machine, never twice at once, `setup` on each process, and what goes wrong."""
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -106,6 +107,8 @@ def test_two_jobs_on_one_machine_never_download_the_same_data_at_once(pupil: Use
 
     third = pupil.submit(config(site.url, tmp_path, batch_size=1))
     pupil.until_event(third, "data_awaited")
+    seen = time.monotonic()
+    wait_until(lambda: time.monotonic() - seen > 0.2, what="it waits for longer than one that need not")
     site.gate.set()
     assert [pupil.ended(job_id)["status"] for job_id in (first, third)] == ["succeeded"] * 2
     waited = [data_of(pupil, job_id, "data_prepared")[0]["waited_seconds"] for job_id in (first, third)]
