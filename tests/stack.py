@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, Self
 import httpx
 import psutil
 import pytest
+from sqlalchemy import make_url
 
 from core.settings import Settings
 from embedded.home import address, free_port
@@ -214,6 +217,31 @@ class Stack:
         process = self.processes.pop(name)
         process.kill()
         process.wait()
+
+    def freeze(self, name: str) -> None:
+        """Stop a process while it does not hold SQLite's write lock: with it, it would stop everybody."""
+        process = self.processes[name]
+
+        def stands_apart() -> bool:
+            process.send_signal(signal.SIGSTOP)
+            url = make_url(self.database_url)
+            if url.get_backend_name() != "sqlite":
+                return True
+            assert url.database is not None
+            with closing(sqlite3.connect(url.database, timeout=1.0, isolation_level=None)) as connection:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    self.thaw(name)
+                    return False
+                connection.execute("ROLLBACK")
+                return True
+
+        wait_until(stands_apart, what="a process is stopped that holds no lock")
+
+    def thaw(self, name: str) -> None:
+        """Let a frozen process go on."""
+        self.processes[name].send_signal(signal.SIGCONT)
 
     def terminate(self, name: str) -> int:
         """Ask a process to stop and wait until it has; returns its exit status."""

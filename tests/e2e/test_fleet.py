@@ -81,13 +81,12 @@ def test_a_worker_told_to_stop_while_it_starts_ends_well_and_signs_off(user: Use
 
 def test_a_job_whose_doorbell_was_lost_runs_all_the_same(user: User) -> None:
     (name,) = user.stack.workers
-    worker = psutil.Process(user.stack.processes[name].pid)
-    worker.suspend()
+    user.stack.freeze(name)
     try:
         job_id = user.submit(user.net())
         user.stack.flush_broker()
     finally:
-        worker.resume()
+        user.stack.thaw(name)
     assert user.ended(job_id)["status"] == "succeeded"
 
 

@@ -1,16 +1,13 @@
 """One job on two machines: two workers with a home of their own each, and whatever may happen to one of them."""
 
 import os
-import signal
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import make_url
 
 from tests.e2e.conftest import User
 from tests.stack import TESTS, Backend, Stack
@@ -70,12 +67,16 @@ def series(user: User, job_id: str) -> dict[str, Any]:
 
 
 def trains(user: User, job_id: str, attempt: int, beyond: int = 0) -> dict[str, Any]:
-    """The job, once so many steps beyond where it was are done in an attempt."""
+    """The job, once an attempt trains and so many steps are done; a further attempt has told how it goes on, by then.
+
+    Until it has told anything, the progress shown is that of the attempt before.
+    """
     return user.until(
         job_id,
         lambda job: (
             job["attempt"] == attempt
             and job["phase"] == "training"
+            and (attempt == 1 or job["attempts"][-1]["resume"] is not None)
             and (job["progress"] or {}).get("global_step", 0) > beyond
         ),
         f"attempt {attempt} trains",
@@ -95,25 +96,6 @@ def trainers(user: User, name: str) -> list[psutil.Process]:
             if "lightyard-trainer" in " ".join(child.cmdline()):
                 found.append(child)
     return found
-
-
-def freeze(stack: Stack, pid: int) -> None:
-    """Stop a process while it does not hold SQLite's write lock: with it, it would stop everybody."""
-    path = make_url(stack.database_url).database
-    assert path is not None
-
-    def stands_apart() -> bool:
-        os.kill(pid, signal.SIGSTOP)
-        with closing(sqlite3.connect(path, timeout=1.0, isolation_level=None)) as connection:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                os.kill(pid, signal.SIGCONT)
-                return False
-            connection.execute("ROLLBACK")
-            return True
-
-    wait_until(stands_apart, what="a process is stopped that holds no lock")
 
 
 def assert_all_is_over(user: User) -> None:
@@ -158,12 +140,11 @@ def test_pause_a_killed_rank_and_a_frozen_worker_leave_no_trace_in_what_is_train
     (rank,) = trainers(user, member)
     rank.kill()
     member = workers_of(trains(user, job_id, 3, beyond=35))[1]
-    frozen = user.stack.processes[member].pid
-    freeze(user.stack, frozen)
+    user.stack.freeze(member)
     try:
         user.until(job_id, lambda job: bool(job["attempts"][2]["outcome"]), "the attempt is given up", 30)
     finally:
-        os.kill(frozen, signal.SIGCONT)
+        user.stack.thaw(member)
     job = user.ended(job_id, deadline_seconds=120)
     assert job["status"] == "succeeded", job["reason"]
     assert [one["outcome"] for one in job["attempts"]] == ["paused", "worker_lost", "worker_lost", "succeeded"]
